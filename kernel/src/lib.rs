@@ -1,0 +1,8 @@
+//! The event loop of pcidom, over a [`Platform`]: real Xen in the image, or the simulator.
+#![cfg_attr(not(test), no_std)]
+
+extern crate alloc;
+
+pub mod platform;
+
+pub use platform::{Platform, XenError};

@@ -1,0 +1,2 @@
+//! See the crate description; filled in below.
+#![no_std]
