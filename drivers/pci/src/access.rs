@@ -190,7 +190,12 @@ impl Config {
         self.asker.ask(Question::Access(self.target, Access::Read(register))).await
     }
 
-    async fn write(&self, offset: u16, width: Width, value: u32) -> Result<(), AccessError> {
+    async fn write(
+        &self,
+        offset: u16,
+        width: Width,
+        value: u32,
+    ) -> Result<(), AccessError> {
         let register = Register::new(offset, width).ok_or(AccessError::NoRegister)?;
         let access = Access::Write(register, value);
         self.asker.ask(Question::Access(self.target, access)).await.map(|_| ())

@@ -1,0 +1,189 @@
+//! Loans: what the daemon orders and what pcidom reports.
+
+use alloc::string::{String, ToString};
+use core::fmt;
+use core::str::FromStr;
+
+use pcidom_pci::Sbdf;
+
+use crate::Generation;
+use crate::text::{Fields, MAX_TEXT, ParseError};
+
+/// How far a loan has come, by the daemon's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// The device is in quarantine: pcidom resets it and reports ready or failed.
+    Prepare,
+    /// The device belongs to the guest: pcidom serves it on the guest's link.
+    Lent,
+    /// The guest has no right to the device any more, its leases are unmapped and the
+    /// device is in quarantine: pcidom takes it off the link, resets it, lets go of a dead
+    /// guest's page, and reports returned or failed.
+    Ending,
+}
+
+/// What the daemon says of one loan, in `loans/ID`. Removed when the loan is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoanOrder {
+    /// Which loan of this id.
+    pub generation: Generation,
+    /// How far it has come.
+    pub phase: Phase,
+    /// The guest's domid.
+    pub guest: u16,
+    /// The device, by its physical address.
+    pub device: Sbdf,
+    /// The virtual slot that was asked for, if one was.
+    pub slot: Option<u8>,
+}
+
+impl fmt::Display for LoanOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let phase = match self.phase {
+            Phase::Prepare => "prepare",
+            Phase::Lent => "lent",
+            Phase::Ending => "ending",
+        };
+        let Self { generation, guest, device, slot, .. } = self;
+        write!(f, "gen={generation} phase={phase} guest={guest} dev={device}")?;
+        slot.map_or(Ok(()), |slot| write!(f, " vslot={slot}"))
+    }
+}
+
+impl FromStr for LoanOrder {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let mut fields = Fields::new(text)?;
+        let generation = Generation(fields.value("gen")?);
+        let phase = match fields.value::<String>("phase")?.as_str() {
+            "prepare" => Phase::Prepare,
+            "lent" => Phase::Lent,
+            "ending" => Phase::Ending,
+            _ => return Err(ParseError::Field("phase")),
+        };
+        let guest = fields.value("guest")?;
+        let device = fields.value("dev")?;
+        let slot = match fields.value("vslot") {
+            Ok(slot) => {
+                fields.end()?;
+                Some(slot).filter(|slot| *slot < 32).ok_or(ParseError::Field("vslot"))?
+            }
+            Err(_) if text.contains("vslot") => return Err(ParseError::Field("vslot")),
+            Err(_) => return Ok(Self { generation, phase, guest, device, slot: None }),
+        };
+        Ok(Self { generation, phase, guest, device, slot: Some(slot) })
+    }
+}
+
+/// How pcidom's part of a phase ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Prepared: reset by this method, and quiet.
+    Ready(String),
+    /// Back from the guest: off its link, reset by this method, its page let go.
+    Returned(String),
+    /// Not done, with the reason for people. After `Ending` the device stays in quarantine,
+    /// off the link and with the page let go, and can't be lent before a reset worked.
+    Failed(String),
+}
+
+/// What pcidom says of one loan, in `data/pcidom/loans/ID`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoanReport {
+    /// The generation of the order this answers.
+    pub generation: Generation,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// Longest text for people in a report, so that the message stays below [`MAX_TEXT`].
+const MAX_REASON: usize = MAX_TEXT - 64;
+
+impl fmt::Display for LoanReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (word, text) = match &self.outcome {
+            Outcome::Ready(method) => ("ready", method),
+            Outcome::Returned(method) => ("returned", method),
+            Outcome::Failed(reason) => ("failed", reason),
+        };
+        let end =
+            (0..=MAX_REASON.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+        let text = text.get(..end.unwrap_or(0)).unwrap_or_default();
+        write!(f, "gen={} {word} {text}", self.generation)
+    }
+}
+
+impl FromStr for LoanReport {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let mut fields = Fields::new(text)?;
+        let generation = Generation(fields.value("gen")?);
+        let word = fields.word("outcome")?;
+        let rest = text.splitn(3, ' ').nth(2).unwrap_or_default();
+        // For people's eyes and terminals: nothing but printable characters passes.
+        let rest: String =
+            rest.chars().map(|c| if c.is_ascii_graphic() { c } else { ' ' }).collect();
+        let rest = rest.trim().to_string();
+        let outcome = match word {
+            "ready" => Outcome::Ready(rest),
+            "returned" => Outcome::Returned(rest),
+            "failed" => Outcome::Failed(rest),
+            _ => return Err(ParseError::Field("outcome")),
+        };
+        Ok(Self { generation, outcome })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LoanOrder, LoanReport, Outcome, Phase};
+    use crate::{Generation, MAX_TEXT};
+
+    #[test]
+    fn orders_come_back_as_they_were_written() {
+        for phase in [Phase::Prepare, Phase::Lent, Phase::Ending] {
+            for slot in [None, Some(31)] {
+                let device = "0000:01:00.0".parse().unwrap();
+                let order = LoanOrder {
+                    generation: Generation(7),
+                    phase,
+                    guest: 3,
+                    device,
+                    slot,
+                };
+                assert_eq!(order.to_string().parse(), Ok(order));
+            }
+        }
+    }
+
+    #[test]
+    fn bad_orders_are_refused() {
+        for text in [
+            "",
+            "gen=1",
+            "gen=1 phase=lent guest=70000 dev=0000:01:00.0",
+            "gen=1 phase=gone guest=1 dev=0000:01:00.0",
+            "gen=1 phase=lent guest=1 dev=0000:01:00.0 vslot=32",
+            "gen=1 phase=lent guest=1 dev=0000:01:00.0 vslot=3 more",
+            "gen=-1 phase=lent guest=1 dev=0000:01:00.0",
+        ] {
+            assert!(text.parse::<LoanOrder>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_report_keeps_its_reason_and_drops_what_a_terminal_might_obey() {
+        let report: LoanReport = "gen=9 failed no FLR \x1b[2J here".parse().unwrap();
+        assert_eq!(report.generation, Generation(9));
+        assert_eq!(report.outcome, Outcome::Failed("no FLR  [2J here".into()));
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_to_fit_a_message() {
+        let outcome = Outcome::Failed("x".repeat(5000));
+        let text = LoanReport { generation: Generation(u64::MAX), outcome }.to_string();
+        assert!(text.len() <= MAX_TEXT && text.parse::<LoanReport>().is_ok());
+    }
+}
