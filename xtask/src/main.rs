@@ -1,2 +1,25 @@
-//! Placeholder entry.
-fn main() {}
+//! `cargo xtask`: builds, tests and shows pcidom, on real Xen inside QEMU.
+
+mod bed;
+mod commands;
+mod demo;
+mod dist;
+mod host_tests;
+mod packages;
+mod process;
+mod progress;
+mod workspace;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match commands::Cli::parse().run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,264 @@
+# Functions for scenarios, run in dom0 by its busybox shell. A scenario that returns
+# has passed, unless a `check` failed on the way; `need`, `wait_for` and `fail` end it.
+. /bed/env
+set -eu
+
+CONSOLES=/var/log/xen/console
+FAILED=/tmp/bed-failed
+SEQUENCE=0
+
+# ---- reporting ----
+
+# step TEXT: begins the next part of the scenario.
+step() { echo "@@BED step $*"; }
+
+# note TEXT: a remark for the person who watches.
+note() { echo "@@BED note $*"; }
+
+# fail TEXT: ends the scenario as failed.
+fail() {
+    echo "@@BED failed $*"
+    touch "$FAILED"
+    exit 1
+}
+
+# check TEXT COMMAND...: the command must succeed; if not, its output is shown and the
+# scenario goes on, but has failed.
+check() {
+    what=$1
+    shift
+    if "$@" > /tmp/check.out 2>&1; then
+        echo "@@BED ok $what"
+    else
+        echo "@@BED failed $what"
+        echo "command: $*"
+        tail -n 40 /tmp/check.out
+        touch "$FAILED"
+    fi
+}
+
+# need TEXT COMMAND...: like check, but the scenario ends if it fails.
+need() {
+    need_what=$1
+    check "$@"
+    [ ! -e "$FAILED" ] || fail "cannot go on without: $need_what"
+}
+
+# not COMMAND...: succeeds if the command fails.
+not() { ! "$@"; }
+
+# bed_end: called after the scenario; without it nothing has passed.
+bed_end() { touch /tmp/bed-done; }
+
+# ---- waiting ----
+
+# now_ms: a clock in milliseconds.
+now_ms() { awk '{ printf "%d\n", $1 * 1000 }' /proc/uptime; }
+
+# wait_for TEXT SECONDS COMMAND...: until the command succeeds; fails the scenario when
+# the time is over. Polls, since shell commands have no event to wait for.
+wait_for() {
+    wait_what=$1
+    wait_until=$(($(now_ms) + $2 * 1000))
+    wait_seconds=$2
+    shift 2
+    until "$@" > /tmp/wait.out 2>&1; do
+        if [ "$(now_ms)" -gt "$wait_until" ]; then
+            tail -n 20 /tmp/wait.out
+            fail "waited $wait_seconds s for: $wait_what"
+        fi
+        usleep 50000
+    done
+    echo "@@BED ok $wait_what"
+}
+
+# ---- guests ----
+
+# follow NAME: copies the guest's console to the serial port, each line marked, so that
+# one log holds everything in order, and survives a crash.
+follow() {
+    (
+        until [ -e "$CONSOLES/guest-$1.log" ]; do usleep 50000; done
+        tail -n +1 -f "$CONSOLES/guest-$1.log" | tr -d '\r' | while IFS= read -r line; do
+            printf '%s| %s\n' "$1" "$line"
+        done
+    ) &
+}
+
+# create_guest NAME [--paused] [--mem MIB] [--script FILE] ['key = value' ...]: a PV Linux
+# guest. --script names a guest*.sh of the scenario, whose functions the guest then has.
+# Without --paused it returns when the guest takes commands.
+create_guest() {
+    name=$1
+    shift
+    paused='' memory=256 script=''
+    : > "/tmp/$name.extra"
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --paused) paused=-p ;;
+            --mem) memory=$2; shift ;;
+            --script) script=$2; shift ;;
+            *) echo "$1" >> "/tmp/$name.extra" ;;
+        esac
+        shift
+    done
+    {
+        cat << CFG
+name = "$name"
+type = "pv"
+kernel = "/bed/guest/vmlinuz"
+ramdisk = "/bed/guest/initrd.gz"
+cmdline = "console=hvc0 rdinit=/init iommu=soft swiotlb=8192 bed.name=$name bed.script=$script"
+memory = $memory
+vcpus = 1
+on_poweroff = "destroy"
+on_reboot = "destroy"
+on_crash = "destroy"
+CFG
+        # A stock `pci=` brings these itself; without it they must be asked for.
+        grep -q '^pci' "/tmp/$name.extra" || printf 'passthrough = "enabled"\ne820_host = 1\n'
+        cat "/tmp/$name.extra"
+    } > "/tmp/$name.cfg"
+    rm -f "$CONSOLES/guest-$name.log"
+    # shellcheck disable=SC2086 # empty or one word
+    xl create $paused "/tmp/$name.cfg" || fail "xl create $name"
+    follow "$name"
+    [ -n "$paused" ] || guest_ready "$name"
+}
+
+# guest_ready NAME [SECONDS]: waits until the guest takes commands.
+guest_ready() { guest_log_wait "$1" '@@READY' "${2:-90}"; }
+
+# guest_log NAME: the guest's console so far.
+guest_log() { tr -d '\r' < "$CONSOLES/guest-$1.log"; }
+
+# guest_log_has NAME REGEX: whether the guest's console shows it.
+guest_log_has() { grep -qE -- "$2" "$CONSOLES/guest-$1.log"; }
+
+# guest_log_wait NAME REGEX SECONDS
+guest_log_wait() { wait_for "$1 shows $2" "$3" guest_log_has "$1" "$2"; }
+
+# domid NAME
+domid() { xl domid "$1" 2> /dev/null; }
+
+# guest_exists NAME: whether xl list shows it.
+guest_exists() { xl list | awk -v n="$1" '$1 == n { f = 1 } END { exit !f }'; }
+
+# send NAME TEXT: types a line into a domain's console.
+send() {
+    tty=$(xenstore-read "/local/domain/$(domid "$1")/console/tty")
+    printf '%s\n' "$2" > "$tty"
+}
+
+# send_guest NAME COMMAND: gives the guest a command and does not wait for it; its number
+# is in SEQUENCE.
+send_guest() {
+    SEQUENCE=$((SEQUENCE + 1))
+    send "$1" "$SEQUENCE $2"
+}
+
+# guest_run NAME SECONDS COMMAND: runs a command in the guest; its exit status is the
+# result, its output is in the file $OUT.
+OUT=/tmp/guest.out
+guest_run() {
+    send_guest "$1" "$3"
+    done_re="@@DONE $SEQUENCE [0-9]+ *@"
+    run_until=$(($(now_ms) + $2 * 1000))
+    until guest_log_has "$1" "$done_re"; do
+        if [ "$(now_ms)" -gt "$run_until" ]; then
+            fail "$1 did not finish within $2 s: $3"
+        fi
+        usleep 50000
+    done
+    guest_log "$1" | sed -n "/@@BEGIN $SEQUENCE *\$/,/@@DONE $SEQUENCE /p" | grep -v '^@@DONE\|^@@BEGIN [0-9]' > "$OUT" || true
+    result=$(guest_log "$1" | sed -n "s/.*@@DONE $SEQUENCE \([0-9]*\) *@.*/\1/p" | tail -n 1)
+    cat "$OUT"
+    return "$result"
+}
+
+# guest_value NAME COMMAND: runs a quick command in the guest and prints its last line.
+guest_value() { guest_run "$1" 20 "$2" > /dev/null && tail -n 1 "$OUT"; }
+
+# guest_must NAME SECONDS COMMAND: a check that the command succeeds in the guest.
+guest_must() { check "$1: $3" guest_run "$1" "$2" "$3"; }
+
+# grows NAME COMMAND: the number the command prints in the guest grew since it was last
+# asked for with `remember NAME COMMAND`.
+remember() { REMEMBERED=$(guest_value "$1" "$2"); }
+grows() {
+    value=$(guest_value "$1" "$2")
+    echo "before $REMEMBERED, now $value"
+    [ "$value" -gt "$REMEMBERED" ]
+}
+
+# ---- devices and pcidom ----
+
+# assignable BDF...: takes the devices from dom0's drivers.
+assignable() {
+    for bdf in "$@"; do
+        xl pci-assignable-add "$bdf" || fail "xl pci-assignable-add $bdf"
+    done
+}
+
+# start_image KERNEL BDF...: boots an image as the domain pcidom with these devices as
+# its pool, with the shipped configuration otherwise.
+start_image() {
+    kernel=$1
+    shift
+    pool=''
+    for bdf in "$@"; do pool="$pool\"$bdf\","; done
+    {
+        # xl warns about a key that is there twice.
+        [ ! -e /etc/xen/pcidom.cfg ] || grep -vE '^ *(pci|kernel) *=' /etc/xen/pcidom.cfg
+        grep -q '^ *name' /etc/xen/pcidom.cfg 2> /dev/null || cat << CFG
+name = "pcidom"
+type = "pv"
+memory = 8
+vcpus = 1
+passthrough = "enabled"
+ioports = ["2f8-2ff"]
+CFG
+        echo "kernel = \"$kernel\""
+        echo "pci = [${pool%,}]"
+    } > /tmp/pcidom.cfg
+    rm -f "$CONSOLES/guest-pcidom.log"
+    xl create /tmp/pcidom.cfg || fail "xl create pcidom"
+    follow pcidom
+}
+
+# pcidom_image: the image of the build, or the one the person gave.
+pcidom_image() {
+    if [ -e /bed/images/pcidom ]; then echo /bed/images/pcidom; else echo /boot/pcidom; fi
+}
+
+# start_pcidom BDF...: boots pcidom with these devices and waits until it is ready.
+start_pcidom() {
+    start_image "$(pcidom_image)" "$@"
+    wait_for "pcidom is ready" 60 pcidom_state_is ready
+}
+
+pcidom_state_is() {
+    [ "$(xenstore-read "/local/domain/$(domid pcidom)/data/pcidom/state")" = "$1" ]
+}
+
+# start_daemon: starts pcidomctl's daemon and waits until it answers.
+start_daemon() {
+    pcidomctl daemon > /var/log/xen/pcidom.log 2>&1 &
+    DAEMON=$!
+    wait_for "the daemon answers" 30 pcidomctl status
+}
+
+# frontend_path GUEST, backend_path GUEST: the XenStore folders of a guest's PCI link.
+frontend_path() { echo "/local/domain/$(domid "$1")/device/pci/0"; }
+backend_path() { xenstore-read "$(frontend_path "$1")/backend"; }
+
+# backend_is_pcidom GUEST: the guest's PCI frontend has pcidom as its peer, and none in
+# dom0.
+backend_is_pcidom() {
+    peer=$(xenstore-read "$(frontend_path "$1")/backend-id")
+    echo "backend-id is $peer, pcidom is $(domid pcidom)"
+    [ "$peer" = "$(domid pcidom)" ] || return 1
+    not xenstore-exists "/local/domain/0/backend/pci/$(domid "$1")"
+}
+
+. /bed/lib/xen.sh

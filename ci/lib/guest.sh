@@ -1,0 +1,169 @@
+# Functions for commands in guests, run by the guest's busybox shell.
+
+STATE=/tmp/io
+mkdir -p "$STATE"
+
+# wait_until SECONDS COMMAND...: polls until the command succeeds.
+wait_until() {
+    wait_left=$(($1 * 20))
+    shift
+    until "$@" > /dev/null 2>&1; do
+        wait_left=$((wait_left - 1))
+        if [ "$wait_left" -le 0 ]; then
+            echo "gave up waiting for: $*"
+            return 1
+        fi
+        usleep 50000
+    done
+}
+
+# ---- drives ----
+
+# find_nvme SERIAL: the controller with this serial number, like nvme0.
+find_nvme() {
+    for controller in /sys/class/nvme/nvme*; do
+        if [ "$(tr -d ' ' < "$controller/serial" 2> /dev/null)" = "$1" ] &&
+            [ "$(cat "$controller/state")" = live ]; then
+            controller=${controller##*/}
+            [ -b "/dev/${controller}n1" ] || continue
+            echo "$controller"
+            return 0
+        fi
+    done
+    echo "no NVMe drive $1"
+    return 1
+}
+
+# nvme_wait SERIAL SECONDS: until the drive is usable.
+nvme_wait() { wait_until "$2" find_nvme "$1"; }
+
+# nvme_disk SERIAL: its block device.
+nvme_disk() {
+    controller=$(find_nvme "$1") || return 1
+    echo "/dev/${controller}n1"
+}
+
+hash_of() { sha256sum | cut -d ' ' -f 1; }
+
+# region SERIAL OFFSET LENGTH SHA256: tells the harness what the drive must hold there
+# after the run.
+region() { echo "@@REGION $1 $2 $3 $4"; }
+
+# nvme_read SERIAL OFFSET_MIB LENGTH_MIB: reads past the page cache and reports it.
+nvme_read() {
+    disk=$(nvme_disk "$1") || return 1
+    sum=$(dd if="$disk" bs=1M skip="$2" count="$3" iflag=direct 2> /dev/null | hash_of)
+    region "$1" "$(($2 << 20))" "$(($3 << 20))" "$sum"
+}
+
+# nvme_verify SERIAL OFFSET_MIB LENGTH_MIB: writes random data and reads it back, both
+# past the page cache.
+nvme_verify() {
+    disk=$(nvme_disk "$1") || return 1
+    data=/tmp/random.$1
+    dd if=/dev/urandom of="$data" bs=1M count="$3" 2> /dev/null || return 1
+    dd if="$data" of="$disk" bs=1M seek="$2" oflag=direct conv=notrunc 2> /dev/null ||
+        { echo "writing failed"; return 1; }
+    wrote=$(hash_of < "$data")
+    read_back=$(dd if="$disk" bs=1M skip="$2" count="$3" iflag=direct 2> /dev/null | hash_of)
+    rm "$data"
+    echo "wrote $wrote"
+    echo "read  $read_back"
+    region "$1" "$(($2 << 20))" "$(($3 << 20))" "$wrote"
+    [ "$wrote" = "$read_back" ]
+}
+
+# io_start SERIAL OFFSET_MIB: writes and reads back one MiB after the other, in four
+# places by turns, until io_stop. Counts rounds and errors.
+io_start() {
+    rm -f "$STATE/stop" "$STATE/finished"
+    echo 0 > "$STATE/rounds"
+    echo 0 > "$STATE/errors"
+    (
+        rounds=0
+        while [ ! -e "$STATE/stop" ]; do
+            if ! nvme_verify "$1" "$(($2 + rounds % 4))" 1 > "$STATE/last" 2>&1; then
+                cat "$STATE/last"
+                echo $(($(cat "$STATE/errors") + 1)) > "$STATE/errors"
+                # A drive that is gone would fill the log.
+                [ "$(cat "$STATE/errors")" -lt 5 ] || break
+            fi
+            grep '^@@REGION' "$STATE/last" > "$STATE/region.$((rounds % 4))"
+            rounds=$((rounds + 1))
+            echo "$rounds" > "$STATE/rounds"
+        done
+        touch "$STATE/finished"
+    ) &
+}
+
+# io_rounds, io_errors: how many so far.
+io_rounds() { cat "$STATE/rounds"; }
+io_errors() { cat "$STATE/errors"; }
+io_at_least() { [ "$(io_rounds)" -ge "$1" ]; }
+
+# io_advances SECONDS: a further round ends within the time.
+io_advances() { wait_until "$1" io_at_least "$(($(io_rounds) + 2))"; }
+
+# io_stop: ends the loop, reports what the drive must hold, fails if there were errors.
+io_stop() {
+    touch "$STATE/stop"
+    wait_until 30 test -e "$STATE/finished" || return 1
+    cat "$STATE"/region.*
+    echo "$(io_rounds) rounds, $(io_errors) errors"
+    [ "$(io_errors)" -eq 0 ] && [ "$(io_rounds)" -gt 0 ]
+}
+
+# ---- interrupts ----
+
+# irqs PATTERN: the lines of /proc/interrupts whose device name matches.
+irqs() { grep -E "$1" /proc/interrupts; }
+
+# irq_sum PATTERN: how many of these interrupts came so far.
+irq_sum() {
+    irqs "$1" | awk '{ for (i = 2; $i ~ /^[0-9]+$/; i++) sum += $i } END { print sum + 0 }'
+}
+
+# msix_vectors PATTERN: how many of these are MSI-X vectors of pcifront.
+msix_vectors() { irqs "$1" | grep -c -e '-pcifront-msi-x'; }
+
+# ---- network ----
+
+# net_interface BDF_SUFFIX: the interface of the first PCI network card.
+net_interface() {
+    for device in /sys/class/net/*/device; do
+        interface=${device%/device}
+        echo "${interface##*/}"
+        return 0
+    done
+    return 1
+}
+
+# net_up: brings the card up on QEMU's user-mode network.
+net_up() {
+    wait_until 20 net_interface || return 1
+    interface=$(net_interface)
+    ip link set "$interface" up
+    ip addr flush dev "$interface"
+    ip addr add 10.0.2.15/24 dev "$interface"
+    wait_until 20 grep -q 1 "/sys/class/net/$interface/carrier"
+}
+
+# net_ping COUNT: pings the network's gateway.
+net_ping() { ping -c "$1" -W 5 10.0.2.2; }
+
+# ---- for people ----
+
+# block NAME COMMAND...: output that `cargo xtask demo` shows under a heading.
+block() {
+    block_name=$1
+    shift
+    echo "@@BEGIN $block_name"
+    "$@"
+    echo "@@END $block_name"
+}
+
+# kernel_lines: how many lines the kernel has logged.
+kernel_lines() { dmesg | wc -l; }
+
+# kernel_log_has REGEX
+kernel_log_has() { dmesg | grep -E "$1"; }

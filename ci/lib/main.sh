@@ -1,0 +1,46 @@
+# Runs the scenario in dom0, guards its time, saves the logs, says the verdict.
+. /bed/env
+
+sh -c '. /bed/lib/dom0.sh; . /bed/scenario/dom0.sh; bed_end' &
+scenario=$!
+
+# A scenario that hangs is ended here, while the logs can still be saved.
+(
+    sleep "$TIMEOUT"
+    touch /tmp/bed-timeout
+    kill "$scenario"
+) &
+
+wait "$scenario"
+status=$?
+
+verdict=FAILURE
+[ "$status" -ne 0 ] || [ -e /tmp/bed-failed ] || [ ! -e /tmp/bed-done ] || verdict=SUCCESS
+[ ! -e /tmp/bed-timeout ] || verdict=TIMEOUT
+if [ "$verdict" = FAILURE ] && [ ! -e /tmp/bed-failed ]; then
+    echo "@@BED failed the scenario stopped with exit status $status"
+fi
+
+# What a person wants to see after a run, whatever happened.
+out=/tmp/results
+mkdir -p "$out"
+cp -r /var/log/xen/. "$out"/
+cp /etc/xen/*.cfg /tmp/*.cfg "$out"/ 2> /dev/null
+timeout 10 xl list > "$out/xl-list.txt" 2>&1
+timeout 10 xl dmesg > "$out/xl-dmesg.txt" 2>&1
+timeout 10 xenstore-ls -fp > "$out/xenstore.txt" 2>&1
+timeout 10 pcidomctl status > "$out/pcidomctl-status.txt" 2>&1
+dmesg > "$out/dom0-dmesg.txt"
+tries=0
+until [ -b /dev/sda ] || [ "$tries" -gt 100 ]; do
+    tries=$((tries + 1))
+    usleep 50000
+done
+if [ -b /dev/sda ]; then
+    tar -cf /tmp/results.tar -C "$out" . && cat /tmp/results.tar > /dev/sda && sync
+    blockdev --flushbufs /dev/sda
+else
+    echo "@@BED note no disk for results"
+fi
+echo
+echo "@@BED verdict $verdict"

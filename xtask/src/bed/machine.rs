@@ -1,0 +1,142 @@
+//! The emulated machine: a QEMU command line, and the running process.
+
+use super::disk;
+use super::recipe::Base;
+use super::scenario::{DeviceKind, Scenario};
+use anyhow::{Context, Result};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// `conring_size` keeps every debug key's output readable with `xl dmesg`.
+const XEN_ARGUMENTS: &str = "console=com1 com1=115200 dom0_mem=1536M,max:1536M \
+    dom0_max_vcpus=1 loglvl=all guest_loglvl=all iommu=verbose,intremap noreboot \
+    conring_size=4M";
+
+const DOM0_ARGUMENTS: &str = "console=hvc0 rdinit=/init";
+
+/// Paths of one boot's own files.
+#[derive(Debug)]
+pub(crate) struct BootFiles {
+    /// dom0's whole initramfs.
+    pub(crate) initramfs: PathBuf,
+    /// What comes out of the second serial port.
+    pub(crate) com2: PathBuf,
+    /// The disk dom0 writes its results to.
+    pub(crate) results: PathBuf,
+}
+
+/// The address a device has in the machine: bus N behind the N-th root port.
+pub(crate) fn address(index: usize) -> String {
+    format!("0000:{:02x}:00.0", index.saturating_add(1))
+}
+
+/// Where the first serial port goes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Console {
+    /// To the harness.
+    Piped,
+    /// To the person at the terminal.
+    Terminal,
+}
+
+/// Builds the command line.
+///
+/// Emulation, not KVM: nested Xen does not run everywhere, and a test bed that behaves
+/// differently per machine is worse than a slow one. The CPU model is the one that Xen
+/// and its dom0 boot on in emulation.
+pub(crate) fn command(
+    base: &Base,
+    files: &BootFiles,
+    scenario: &Scenario,
+    disks: &Path,
+    console: Console,
+) -> Command {
+    let mut qemu = Command::new("qemu-system-x86_64");
+    qemu.args(["-machine", "q35,accel=tcg", "-cpu", "qemu64", "-smp", "2", "-m", "4096"]);
+    qemu.args(["-device", "intel-iommu,intremap=on"]);
+    qemu.args(["-nic", "none", "-vga", "none", "-display", "none", "-no-reboot"]);
+    match console {
+        Console::Piped => qemu.args(["-monitor", "none", "-serial", "stdio"]),
+        Console::Terminal => qemu.args(["-serial", "mon:stdio"]),
+    };
+    qemu.arg("-serial").arg(format!("file:{}", files.com2.display()));
+    qemu.arg("-kernel").arg(base.hypervisor());
+    qemu.args(["-append", XEN_ARGUMENTS]);
+    // Modules are separated by commas, so a comma in a path is doubled.
+    let module = |path: &Path| path.display().to_string().replace(',', ",,");
+    qemu.arg("-initrd").arg(format!(
+        "{} {DOM0_ARGUMENTS},{}",
+        module(&base.kernel()),
+        module(&files.initramfs)
+    ));
+    drive(&mut qemu, "results", &files.results);
+    qemu.args(["-device", "ide-hd,drive=results,bus=ide.0"]);
+    for (index, device) in scenario.devices.iter().enumerate() {
+        let (slot, name) = (index.saturating_add(1), &device.name);
+        qemu.args([
+            "-device",
+            &format!(
+                "pcie-root-port,id=port{slot},chassis={slot},slot={slot},addr={slot:x}"
+            ),
+        ]);
+        match device.kind {
+            DeviceKind::Nvme { .. } => {
+                drive(&mut qemu, name, &disk::image(disks, name));
+                qemu.arg("-device");
+                qemu.arg(format!("nvme,drive={name},serial={name},bus=port{slot}"));
+            }
+            DeviceKind::E1000e => {
+                // The user-mode network answers pings itself; nothing leaves QEMU.
+                qemu.args(["-netdev", &format!("user,id={name},restrict=on")]);
+                qemu.arg("-device");
+                qemu.arg(format!("e1000e,netdev={name},bus=port{slot}"));
+            }
+        }
+    }
+    qemu
+}
+
+fn drive(qemu: &mut Command, id: &str, path: &Path) {
+    let path = path.display().to_string().replace(',', ",,");
+    qemu.arg("-drive");
+    qemu.arg(format!("if=none,id={id},format=raw,file={path}"));
+}
+
+/// A running QEMU that does not outlive its owner.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    child: Child,
+}
+
+impl Machine {
+    /// Starts it, with the console as something to read from.
+    pub(crate) fn start(mut command: Command) -> Result<(Self, impl Read + use<>)> {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start QEMU")?;
+        let console = child.stdout.take().context("QEMU has no console")?;
+        Ok((Self { child }, console))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // Errors mean that it ended already, which is what is wanted.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_sit_on_consecutive_buses() {
+        assert_eq!(address(0), "0000:01:00.0");
+        assert_eq!(address(15), "0000:10:00.0");
+    }
+}

@@ -1,0 +1,109 @@
+//! The bed: real Xen, dom0 and guests inside QEMU, from Debian's packages.
+
+mod console;
+mod cpio;
+mod disk;
+mod machine;
+mod modules;
+mod overlay;
+mod recipe;
+mod rootfs;
+mod run;
+pub(crate) mod scenario;
+mod suite;
+pub(crate) mod verdict;
+
+use crate::workspace::Workspace;
+use anyhow::{Context, Result};
+use machine::{BootFiles, Console};
+use recipe::Base;
+use scenario::Scenario;
+use std::fs;
+use std::path::{Path, PathBuf};
+use suite::Suite;
+use verdict::Verdict;
+
+/// A suite that is ready to boot.
+#[derive(Debug)]
+pub(crate) struct Bed {
+    workspace: Workspace,
+    folder: PathBuf,
+    base: Base,
+}
+
+/// How to run a scenario.
+#[derive(Debug)]
+pub(crate) struct Options {
+    /// Show the serial console.
+    pub(crate) verbose: bool,
+    /// A pcidom image to boot instead of the built one.
+    pub(crate) image: Option<PathBuf>,
+}
+
+/// What is left of a run.
+#[derive(Debug)]
+pub(crate) struct Run {
+    /// How it ended.
+    pub(crate) verdict: Verdict,
+    /// Its logs.
+    pub(crate) folder: PathBuf,
+}
+
+impl Bed {
+    /// Makes the suite's cached parts if they are not there yet.
+    pub(crate) fn build(workspace: &Workspace, suite: &str) -> Result<Self> {
+        let suite = Suite::find(suite)?;
+        let folder = workspace.bed(suite.name);
+        let base = Base::get(suite, &folder)?;
+        Ok(Self { workspace: workspace.clone(), folder, base })
+    }
+
+    /// Runs one scenario and judges it.
+    pub(crate) fn run(&self, scenario: &Scenario, options: &Options) -> Result<Run> {
+        let folder = self.folder.join("runs").join(&scenario.name);
+        let files = self.prepare(scenario, options, &folder, false)?;
+        let command =
+            machine::command(&self.base, &files, scenario, &folder, Console::Piped);
+        let verdict = run::run(scenario, command, &files, &folder, options.verbose)?;
+        Ok(Run { verdict, folder })
+    }
+
+    /// Boots a scenario's machine for a person.
+    pub(crate) fn shell(&self, scenario: &Scenario, options: &Options) -> Result<()> {
+        let folder = self.folder.join("runs").join("shell");
+        let files = self.prepare(scenario, options, &folder, true)?;
+        let mut command =
+            machine::command(&self.base, &files, scenario, &folder, Console::Terminal);
+        command.status().context("cannot start QEMU")?;
+        Ok(())
+    }
+
+    fn prepare(
+        &self,
+        scenario: &Scenario,
+        options: &Options,
+        folder: &Path,
+        shell: bool,
+    ) -> Result<BootFiles> {
+        if folder.exists() {
+            fs::remove_dir_all(folder)
+                .with_context(|| format!("cannot remove {}", folder.display()))?;
+        }
+        fs::create_dir_all(folder)?;
+        let files = BootFiles {
+            initramfs: folder.join("dom0.initrd"),
+            com2: folder.join("com2.log"),
+            results: folder.join("results.img"),
+        };
+        disk::create_all(scenario, folder)?;
+        disk::create_results(&files.results)?;
+        let contents = overlay::Contents {
+            workspace: &self.workspace,
+            scenario,
+            image: options.image.as_deref(),
+            shell,
+        };
+        overlay::write(&self.base, &contents, &files.initramfs)?;
+        Ok(files)
+    }
+}

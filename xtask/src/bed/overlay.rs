@@ -1,0 +1,118 @@
+//! The part of dom0's initramfs that differs from run to run: scripts, programs, guest.
+
+use super::cpio::Tree;
+use super::machine::address;
+use super::recipe::Base;
+use super::scenario::Scenario;
+use crate::workspace::Workspace;
+use anyhow::{Context, Result};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// What to put into dom0 besides the scenario.
+#[derive(Debug)]
+pub(crate) struct Contents<'a> {
+    /// The source tree.
+    pub(crate) workspace: &'a Workspace,
+    /// The scenario to run.
+    pub(crate) scenario: &'a Scenario,
+    /// A pcidom image to take instead of the one in `target/dist/`.
+    pub(crate) image: Option<&'a Path>,
+    /// Whether dom0 gives a shell instead of running the scenario.
+    pub(crate) shell: bool,
+}
+
+/// Writes dom0's whole initramfs: the cached base and the overlay after it.
+pub(crate) fn write(base: &Base, contents: &Contents<'_>, to: &Path) -> Result<()> {
+    let guest = to.with_file_name("guest.initrd.gz");
+    write_guest(base, contents, &guest)?;
+    let mut tree = Tree::default();
+    let ci = |name: &str| contents.workspace.ci(name);
+    tree.file("init", &ci("dom0/init"))?;
+    tree.folder("bed/lib", &ci("lib"))?;
+    tree.folder("bed/scenario", &contents.scenario.folder)?;
+    tree.file("bed/guest/vmlinuz", &base.kernel())?;
+    tree.file("bed/guest/initrd.gz", &guest)?;
+    tree.text("bed/env", 0o644, environment(contents));
+    if contents.scenario.needs_pcidom || contents.image.is_some() {
+        add_dist(contents, &mut tree)?;
+    }
+    let mut file =
+        File::create(to).with_context(|| format!("cannot create {}", to.display()))?;
+    io::copy(&mut File::open(base.dom0())?, &mut file)?;
+    let mut overlay = Vec::new();
+    tree.write(&mut overlay)?;
+    file.write_all(&overlay)?;
+    Ok(())
+}
+
+/// `target/dist/` as it would be installed on a host.
+fn add_dist(contents: &Contents<'_>, tree: &mut Tree) -> Result<()> {
+    let dist = contents.workspace.dist();
+    for entry in fs::read_dir(&dist)
+        .with_context(|| format!("{} is missing: cargo xtask dist", dist.display()))?
+    {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let to = match name.as_str() {
+            "pcidom" => "boot/pcidom".to_owned(),
+            "pcidomctl" => "usr/sbin/pcidomctl".to_owned(),
+            "test" => continue,
+            _ => format!("etc/xen/{name}"),
+        };
+        tree.file(&to, &entry.path())?;
+    }
+    if let Some(variant) = &contents.scenario.image {
+        let name = format!("pcidom-{variant}");
+        tree.file(&format!("bed/images/{name}"), &dist.join("test").join(&name))?;
+    }
+    if let Some(image) = contents.image {
+        tree.file("bed/images/pcidom", image)?;
+    }
+    Ok(())
+}
+
+/// Shell variables that scripts in dom0 read.
+fn environment(contents: &Contents<'_>) -> String {
+    let scenario = contents.scenario;
+    let mut text = format!(
+        "SCENARIO={}\nTIMEOUT={}\nSHELL_ONLY={}\n",
+        scenario.name,
+        scenario.timeout.as_secs(),
+        u8::from(contents.shell)
+    );
+    for (index, device) in scenario.devices.iter().enumerate() {
+        text.push_str(&format!("{}={}\n", device.name, address(index)));
+    }
+    text
+}
+
+/// The guests' initramfs: one gzip member, since libxl reads no concatenated ones.
+fn write_guest(base: &Base, contents: &Contents<'_>, to: &Path) -> Result<()> {
+    let mut tree = Tree::default();
+    tree.file("init", &contents.workspace.ci("guest/init"))?;
+    tree.file("lib/guest.sh", &contents.workspace.ci("lib/guest.sh"))?;
+    for entry in fs::read_dir(&contents.scenario.folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("guest") {
+            tree.file(&format!("scenario/{name}"), &entry.path())?;
+        }
+    }
+    let mut overlay = Vec::new();
+    tree.write(&mut overlay)?;
+    let mut gzip = Command::new("gzip")
+        .args(["-1", "-n"])
+        .stdin(Stdio::piped())
+        .stdout(File::create(to)?)
+        .spawn()
+        .context("cannot start gzip")?;
+    let mut pipe = gzip.stdin.take().context("no pipe to gzip")?;
+    io::copy(&mut File::open(base.guest())?, &mut pipe)?;
+    pipe.write_all(&overlay)?;
+    drop(pipe);
+    anyhow::ensure!(gzip.wait()?.success(), "gzip failed");
+    Ok(())
+}

@@ -1,0 +1,190 @@
+//! One run: watches the console, ends the machine, collects and judges.
+
+use super::console::Event;
+use super::disk;
+use super::machine::{BootFiles, Machine};
+use super::scenario::Scenario;
+use super::verdict::Verdict;
+use crate::{process, progress};
+use anyhow::{Context, Result};
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::Command;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A panic is explained by the lines after it, so those are still read.
+const AFTER_PANIC: Duration = Duration::from_secs(2);
+
+/// dom0 notices its own time-out first and saves its logs; this is for when it can't.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// How much of the console a failure shows.
+const SHOWN_LINES: usize = 60;
+
+/// Runs the machine until the scenario ends, and returns the final verdict.
+pub(crate) fn run(
+    scenario: &Scenario,
+    qemu: Command,
+    files: &BootFiles,
+    folder: &Path,
+    verbose: bool,
+) -> Result<Verdict> {
+    progress::say(format_args!("scenario {}: {}", scenario.name, scenario.about));
+    let start = Instant::now();
+    let (machine, console) = Machine::start(qemu)?;
+    let mut watch = Watch {
+        lines: read_lines(console),
+        log: File::create(folder.join("serial.log"))?,
+        tail: VecDeque::new(),
+        verbose,
+        deadline: start + scenario.timeout + GRACE,
+        start,
+    };
+    let mut verdict = watch.until_end()?;
+    drop(machine);
+    fs::remove_file(&files.initramfs).ok();
+    let logs = folder.join("files");
+    match unpack(&files.results, &logs) {
+        Ok(()) => fs::remove_file(&files.results)?,
+        Err(error) => progress::say(format_args!("no files from dom0: {error:#}")),
+    }
+    if verdict == Verdict::Success {
+        match disk::compare(scenario, folder, &logs.join("console")) {
+            Ok(report) => {
+                for line in report {
+                    println!("    ok: on the host, {line}");
+                }
+            }
+            Err(error) => {
+                println!("    FAILED: on the host, {error:#}");
+                verdict = Verdict::Failure;
+            }
+        }
+    }
+    if verdict == Verdict::Success {
+        for device in &scenario.devices {
+            fs::remove_file(disk::image(folder, &device.name)).ok();
+        }
+    } else {
+        watch.show_tail();
+        println!("    logs and disks are kept in {}", folder.display());
+    }
+    let seconds = start.elapsed().as_secs();
+    progress::say(format_args!(
+        "scenario {}: {} after {seconds} s",
+        scenario.name,
+        verdict.word()
+    ));
+    Ok(verdict)
+}
+
+/// The console as it comes in.
+struct Watch {
+    lines: Receiver<String>,
+    log: File,
+    tail: VecDeque<String>,
+    verbose: bool,
+    deadline: Instant,
+    start: Instant,
+}
+
+impl Watch {
+    fn until_end(&mut self) -> Result<Verdict> {
+        let mut panicked = false;
+        loop {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            let line = match self.lines.recv_timeout(left) {
+                Ok(line) => line,
+                Err(_) if panicked => return Ok(Verdict::Crash),
+                Err(RecvTimeoutError::Timeout) => return Ok(Verdict::Timeout),
+                // QEMU is gone, and no verdict was seen.
+                Err(RecvTimeoutError::Disconnected) => return Ok(Verdict::Crash),
+            };
+            self.record(&line)?;
+            match Event::parse(&line) {
+                Some(Event::End(verdict)) => return Ok(verdict),
+                Some(Event::Panic) if !panicked => {
+                    panicked = true;
+                    self.deadline = Instant::now() + AFTER_PANIC;
+                }
+                Some(event) if !self.verbose => self.show(&event),
+                _ => {}
+            }
+        }
+    }
+
+    fn record(&mut self, line: &str) -> Result<()> {
+        writeln!(self.log, "{line}").context("cannot write the serial log")?;
+        if self.verbose {
+            println!("{line}");
+        }
+        self.tail.push_back(line.to_owned());
+        if self.tail.len() > SHOWN_LINES {
+            self.tail.pop_front();
+        }
+        Ok(())
+    }
+
+    fn show(&self, event: &Event<'_>) {
+        let seconds = self.start.elapsed().as_secs();
+        match event {
+            Event::Step(text) => println!("  {seconds:4} s  {text}"),
+            Event::Check { passed: true, what } => println!("          ok: {what}"),
+            Event::Check { passed: false, what } => println!("          FAILED: {what}"),
+            Event::Note(text) => println!("          {text}"),
+            Event::End(_) | Event::Panic => {}
+        }
+    }
+
+    fn show_tail(&self) {
+        if !self.verbose {
+            progress::heading("end of the serial console");
+            for line in &self.tail {
+                println!("{line}");
+            }
+            println!("----");
+        }
+    }
+}
+
+/// Reads lines in a thread, so that waiting for the next one can be bounded.
+fn read_lines(console: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut reader = BufReader::new(console);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            match reader.read_until(b'\n', &mut line) {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {
+                    let text = String::from_utf8_lossy(&line);
+                    if sender.send(text.trim_end().to_owned()).is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    });
+    receiver
+}
+
+/// dom0 wrote a plain tar archive straight to the results disk.
+fn unpack(results: &Path, to: &Path) -> Result<()> {
+    let mut magic = [0_u8; 262];
+    File::open(results)?.read_exact(&mut magic)?;
+    anyhow::ensure!(magic.ends_with(b"ustar"), "dom0 wrote none");
+    fs::create_dir_all(to)?;
+    process::output(
+        Command::new("tar")
+            .args(["--extract", "--no-same-owner", "--file"])
+            .arg(results)
+            .arg("--directory")
+            .arg(to),
+    )?;
+    Ok(())
+}

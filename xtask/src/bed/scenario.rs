@@ -1,0 +1,193 @@
+//! A scenario: a folder in `ci/scenarios/` with a `scenario.conf` and scripts.
+
+use crate::workspace::Workspace;
+use anyhow::{Context, Result, bail, ensure};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// One scenario, as its folder describes it.
+#[derive(Debug)]
+pub(crate) struct Scenario {
+    /// The folder's name.
+    pub(crate) name: String,
+    /// One sentence for people.
+    pub(crate) about: String,
+    /// Where its scripts are.
+    pub(crate) folder: PathBuf,
+    /// The run is killed after this; it is a hang guard, not an expectation.
+    pub(crate) timeout: Duration,
+    /// Whether the project's own programs are needed in dom0.
+    pub(crate) needs_pcidom: bool,
+    /// A test variant of the image that must be in dom0 too.
+    pub(crate) image: Option<String>,
+    /// The PCI devices of the machine, in bus order.
+    pub(crate) devices: Vec<Device>,
+    /// How many regions guests must report per disk, at least.
+    pub(crate) regions: Vec<(String, usize)>,
+}
+
+/// One emulated PCI device behind its own root port.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Device {
+    /// Its name in scripts, and an NVMe drive's serial number.
+    pub(crate) name: String,
+    /// What it is.
+    pub(crate) kind: DeviceKind,
+}
+
+/// The kinds of devices that work in the bed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum DeviceKind {
+    /// An NVMe drive with so many MiB.
+    Nvme {
+        /// Capacity.
+        mebibytes: usize,
+    },
+    /// A network card on QEMU's own user-mode network.
+    E1000e,
+}
+
+impl Scenario {
+    /// Reads one scenario.
+    pub(crate) fn load(workspace: &Workspace, name: &str) -> Result<Self> {
+        let folder = workspace.ci("scenarios").join(name);
+        let path = folder.join("scenario.conf");
+        let text = fs::read_to_string(&path).with_context(|| {
+            format!("there is no scenario {name} ({})", path.display())
+        })?;
+        Self::parse(name, &folder, &text)
+            .with_context(|| format!("in {}", path.display()))
+    }
+
+    /// Reads all of them, in the order of their names.
+    pub(crate) fn load_all(workspace: &Workspace) -> Result<Vec<Self>> {
+        let mut names = Vec::new();
+        let folder = workspace.ci("scenarios");
+        for entry in fs::read_dir(&folder)
+            .with_context(|| format!("cannot read {}", folder.display()))?
+        {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                names.push(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+        names.sort();
+        names.iter().map(|name| Self::load(workspace, name)).collect()
+    }
+
+    fn parse(name: &str, folder: &Path, text: &str) -> Result<Self> {
+        let mut scenario = Self {
+            name: name.to_owned(),
+            about: String::new(),
+            folder: folder.to_owned(),
+            timeout: Duration::from_secs(240),
+            needs_pcidom: true,
+            image: None,
+            devices: Vec::new(),
+            regions: Vec::new(),
+        };
+        for (number, line) in (1_u32..).zip(text.lines()) {
+            let line = line.trim();
+            if !line.is_empty() && !line.starts_with('#') {
+                scenario
+                    .setting(line)
+                    .with_context(|| format!("line {number}: {line}"))?;
+            }
+        }
+        ensure!(!scenario.about.is_empty(), "`about` is missing");
+        for (disk, _) in &scenario.regions {
+            let known = scenario.devices.iter().any(|d| d.name == *disk);
+            ensure!(known, "`regions` names {disk}, which is no device");
+        }
+        Ok(scenario)
+    }
+
+    fn setting(&mut self, line: &str) -> Result<()> {
+        let (key, value) = line.split_once('=').context("expected `key = value`")?;
+        let (key, value) = (key.trim(), value.trim());
+        match key {
+            "about" => value.clone_into(&mut self.about),
+            "timeout" => self.timeout = Duration::from_secs(value.parse()?),
+            "image" => self.image = Some(value.to_owned()),
+            "device" => self.devices.push(Device::parse(value)?),
+            "pcidom" => {
+                self.needs_pcidom = match value {
+                    "yes" => true,
+                    "no" => false,
+                    _ => bail!("expected yes or no"),
+                }
+            }
+            "regions" => {
+                let (disk, count) =
+                    value.split_once(' ').context("expected `DISK COUNT`")?;
+                self.regions.push((disk.to_owned(), count.trim().parse()?));
+            }
+            _ => bail!("unknown key {key}"),
+        }
+        Ok(())
+    }
+}
+
+impl Device {
+    /// Reads `NAME nvme 16M` or `NAME e1000e`.
+    fn parse(text: &str) -> Result<Self> {
+        let words: Vec<_> = text.split_whitespace().collect();
+        let (name, kind) = match words.as_slice() {
+            [name, "nvme", size] => {
+                let size = size.strip_suffix('M').context("expected a size like 16M")?;
+                (name, DeviceKind::Nvme { mebibytes: size.parse()? })
+            }
+            [name, "e1000e"] => (name, DeviceKind::E1000e),
+            _ => bail!("expected `NAME nvme SIZE` or `NAME e1000e`"),
+        };
+        // The name becomes part of a shell variable and of QEMU options.
+        ensure!(
+            name.chars().all(|c| c.is_ascii_alphanumeric()),
+            "a device's name has letters and digits only"
+        );
+        Ok(Self { name: (*name).to_owned(), kind })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Scenario> {
+        Scenario::parse("x", Path::new("/x"), text)
+    }
+
+    #[test]
+    fn reads_everything() {
+        let scenario = parse(
+            "# a remark\nabout = two things\ntimeout = 60\npcidom = no\n\
+             image = probe-bar\ndevice = disk0 nvme 16M\ndevice = net0 e1000e\n\
+             regions = disk0 2\n",
+        )
+        .unwrap();
+        assert_eq!(scenario.about, "two things");
+        assert_eq!(scenario.timeout, Duration::from_secs(60));
+        assert!(!scenario.needs_pcidom);
+        assert_eq!(scenario.image.as_deref(), Some("probe-bar"));
+        assert_eq!(scenario.devices.len(), 2);
+        assert_eq!(scenario.devices[0].kind, DeviceKind::Nvme { mebibytes: 16 });
+        assert_eq!(scenario.regions, [("disk0".to_owned(), 2)]);
+    }
+
+    #[test]
+    fn refuses_nonsense() {
+        for text in [
+            "",
+            "about",
+            "about = x\ncolour = red",
+            "about = x\ndevice = d nvme 16",
+            "about = x\ndevice = d-0 e1000e",
+            "about = x\ndevice = d igb",
+            "about = x\npcidom = maybe",
+            "about = x\nregions = disk0 1",
+        ] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The command line: one variant per command, and the order of work behind each.
+
+use crate::bed::{Bed, Options, scenario::Scenario, verdict::Verdict};
+use crate::{demo, dist, host_tests, packages, progress, workspace::Workspace};
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Build, test and demo commands of pcidom.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build everything a Xen host needs into target/dist/.
+    Dist,
+    /// Run every test: host checks first, then the scenarios on real Xen.
+    Test {
+        /// Host checks only, no Xen.
+        #[arg(long)]
+        quick: bool,
+        #[command(flatten)]
+        suite: SuiteArg,
+        /// Run only these scenarios (and no host checks).
+        scenarios: Vec<String>,
+    },
+    /// Show the main job: lend an NVMe drive to a Linux guest through pcidom.
+    Demo(SuiteArg),
+    /// Work with the bed directly.
+    Bed {
+        #[command(subcommand)]
+        command: BedCommand,
+    },
+    /// Empty the bed's caches.
+    Clean,
+}
+
+#[derive(Debug, Subcommand)]
+enum BedCommand {
+    /// Boot Xen and dom0 and give a dom0 shell (Ctrl-A x ends it).
+    Shell {
+        #[command(flatten)]
+        suite: SuiteArg,
+        #[command(flatten)]
+        image: ImageArgs,
+        /// Take devices and guest scripts of this scenario.
+        #[arg(default_value = "demo")]
+        scenario: String,
+    },
+    /// Run one scenario.
+    Run {
+        #[command(flatten)]
+        suite: SuiteArg,
+        #[command(flatten)]
+        image: ImageArgs,
+        /// Show the serial console while it runs.
+        #[arg(short, long)]
+        verbose: bool,
+        /// The scenario's folder name.
+        scenario: String,
+    },
+    /// Name the scenarios.
+    List,
+}
+
+#[derive(Debug, Args)]
+struct SuiteArg {
+    /// The Debian release that dom0, Xen and the guests come from.
+    #[arg(long, default_value = "bookworm")]
+    suite: String,
+}
+
+#[derive(Debug, Args)]
+struct ImageArgs {
+    /// Boot this pcidom image instead of building one.
+    #[arg(long)]
+    image: Option<PathBuf>,
+    /// Use what is in target/dist/ as it is, without building.
+    #[arg(long)]
+    no_build: bool,
+}
+
+impl Cli {
+    /// Runs the command. `Ok(false)` means that something that was tested failed.
+    pub(crate) fn run(self) -> Result<bool> {
+        let workspace = Workspace::find()?;
+        match self.command {
+            Command::Dist => {
+                dist::build(&workspace)?;
+                Ok(true)
+            }
+            Command::Test { quick, suite, scenarios } => {
+                test(&workspace, quick, &suite.suite, &scenarios)
+            }
+            Command::Demo(suite) => demo::run(&workspace, &suite.suite),
+            Command::Bed { command } => command.run(&workspace),
+            Command::Clean => {
+                workspace.remove_bed()?;
+                Ok(true)
+            }
+        }
+    }
+}
+
+impl BedCommand {
+    fn run(self, workspace: &Workspace) -> Result<bool> {
+        match self {
+            Self::Shell { suite, image, scenario } => {
+                let (bed, scenario, options) =
+                    prepare(workspace, &suite.suite, image, true, &scenario)?;
+                bed.shell(&scenario, &options)?;
+                Ok(true)
+            }
+            Self::Run { suite, image, verbose, scenario } => {
+                let (bed, scenario, options) =
+                    prepare(workspace, &suite.suite, image, verbose, &scenario)?;
+                Ok(bed.run(&scenario, &options)?.verdict == Verdict::Success)
+            }
+            Self::List => {
+                for scenario in Scenario::load_all(workspace)? {
+                    println!("{:20} {}", scenario.name, scenario.about);
+                }
+                Ok(true)
+            }
+        }
+    }
+}
+
+fn prepare(
+    workspace: &Workspace,
+    suite: &str,
+    image: ImageArgs,
+    verbose: bool,
+    scenario: &str,
+) -> Result<(Bed, Scenario, Options)> {
+    let scenario = Scenario::load(workspace, scenario)?;
+    packages::ensure(workspace)?;
+    let bed = Bed::build(workspace, suite)?;
+    let build = scenario.needs_pcidom && image.image.is_none() && !image.no_build;
+    if build {
+        dist::build(workspace)?;
+        if let Some(variant) = &scenario.image {
+            dist::build_variant(workspace, variant)?;
+        }
+    }
+    Ok((bed, scenario, Options { verbose, image: image.image }))
+}
+
+/// Runs the tests and prints the line that CI reads, last and alone.
+fn test(
+    workspace: &Workspace,
+    quick: bool,
+    suite: &str,
+    names: &[String],
+) -> Result<bool> {
+    let mut tally = progress::Tally::default();
+    packages::ensure(workspace)?;
+    if names.is_empty() {
+        host_tests::run(workspace, &mut tally);
+    }
+    if !quick {
+        let scenarios = if names.is_empty() {
+            Scenario::load_all(workspace)?
+        } else {
+            names.iter().map(|n| Scenario::load(workspace, n)).collect::<Result<_>>()?
+        };
+        run_scenarios(workspace, suite, &scenarios, &mut tally);
+    }
+    tally.print();
+    Ok(tally.all_passed())
+}
+
+fn run_scenarios(
+    workspace: &Workspace,
+    suite: &str,
+    scenarios: &[Scenario],
+    tally: &mut progress::Tally,
+) {
+    if scenarios.iter().any(|s| s.needs_pcidom) {
+        tally.step("dist", || dist::build(workspace));
+    }
+    for variant in scenarios.iter().filter_map(|s| s.image.as_ref()) {
+        tally
+            .step(&format!("dist {variant}"), || dist::build_variant(workspace, variant));
+    }
+    let Some(bed) = tally.step("bed", || Bed::build(workspace, suite)) else {
+        // Without a bed nothing ran, and what did not run has not passed.
+        scenarios.iter().for_each(|s| tally.failed(&s.name, "there is no bed"));
+        return;
+    };
+    let options = Options { verbose: false, image: None };
+    for scenario in scenarios {
+        match bed.run(scenario, &options) {
+            Ok(run) if run.verdict == Verdict::Success => tally.passed(&scenario.name),
+            Ok(run) => tally.failed(&scenario.name, run.verdict.word()),
+            Err(error) => tally.failed(&scenario.name, &format!("{error:#}")),
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! The tests that need no Xen: formatting, lints, unit and simulation tests.
+
+use crate::process;
+use crate::progress::Tally;
+use crate::workspace::Workspace;
+
+/// Runs all of them, each counted on its own.
+pub(crate) fn run(workspace: &Workspace, tally: &mut Tally) {
+    let steps: [(&str, &[&str]); 3] = [
+        ("cargo fmt", &["fmt", "--all", "--check"]),
+        (
+            "cargo clippy",
+            &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
+        ),
+        ("cargo test", &["test", "--workspace"]),
+    ];
+    for (name, arguments) in steps {
+        tally.step(name, || process::run(&mut workspace.cargo(arguments)));
+    }
+}

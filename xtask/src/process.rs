@@ -1,0 +1,43 @@
+//! Running other programs, with errors that name the command.
+
+use anyhow::{Context, Result, ensure};
+use std::process::{Command, Stdio};
+
+/// Runs the command with its output shown; a non-zero exit is an error.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let name = describe(command);
+    let status = command
+        .stdin(Stdio::null())
+        .status()
+        .with_context(|| format!("cannot start `{name}`"))?;
+    ensure!(status.success(), "`{name}` failed: {status}");
+    Ok(())
+}
+
+/// Runs the command quietly and returns its standard output.
+pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
+    let name = describe(command);
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot start `{name}`"))?;
+    ensure!(
+        output.status.success(),
+        "`{name}` failed: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(output.stdout)
+}
+
+/// The same, as text.
+pub(crate) fn text(command: &mut Command) -> Result<String> {
+    String::from_utf8(output(command)?).context("the program's output is not UTF-8")
+}
+
+/// The first two words of a command line: enough to say what failed.
+fn describe(command: &Command) -> String {
+    let mut words = vec![command.get_program().to_string_lossy().into_owned()];
+    words.extend(command.get_args().take(3).map(|a| a.to_string_lossy().into_owned()));
+    words.join(" ")
+}

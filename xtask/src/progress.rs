@@ -1,0 +1,87 @@
+//! What a person sees while it runs: steps with times, and the count at the end.
+
+use anyhow::Result;
+use std::fmt::Display;
+use std::time::Instant;
+
+/// Prints one line of progress.
+pub(crate) fn say(text: impl Display) {
+    println!("==> {text}");
+}
+
+/// Prints a heading above a block of output.
+pub(crate) fn heading(text: impl Display) {
+    println!("\n---- {text} ----");
+}
+
+/// Counts what passed and what failed.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    passed: u32,
+    failures: Vec<String>,
+}
+
+impl Tally {
+    /// Runs one step and counts it.
+    pub(crate) fn step<T>(
+        &mut self,
+        name: &str,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Option<T> {
+        say(name);
+        let start = Instant::now();
+        match work() {
+            Ok(value) => {
+                self.passed(&format!("{name} ({:.0?})", start.elapsed()));
+                Some(value)
+            }
+            Err(error) => {
+                self.failed(name, &format!("{error:#}"));
+                None
+            }
+        }
+    }
+
+    /// Counts a pass.
+    pub(crate) fn passed(&mut self, name: &str) {
+        say(format_args!("ok: {name}"));
+        self.passed = self.passed.saturating_add(1);
+    }
+
+    /// Counts a failure.
+    pub(crate) fn failed(&mut self, name: &str, why: &str) {
+        say(format_args!("FAILED: {name}: {why}"));
+        self.failures.push(name.to_owned());
+    }
+
+    /// Whether nothing failed.
+    pub(crate) fn all_passed(&self) -> bool {
+        self.failures.is_empty()
+    }
+
+    /// Prints the result; the count is the last line, alone.
+    pub(crate) fn print(&self) {
+        if !self.failures.is_empty() {
+            println!("\nfailed: {}", self.failures.join(", "));
+        }
+        println!("{}", self.summary());
+    }
+
+    fn summary(&self) -> String {
+        format!("{} passed, {} failed", self.passed, self.failures.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_steps() {
+        let mut tally = Tally::default();
+        assert_eq!(tally.step("good", || Ok(7)), Some(7));
+        assert_eq!(tally.step("bad", || anyhow::bail!("no") as Result<()>), None);
+        assert_eq!(tally.summary(), "1 passed, 1 failed");
+        assert!(!tally.all_passed());
+    }
+}
