@@ -106,8 +106,8 @@ create_guest() {
         cat << CFG
 name = "$name"
 type = "pv"
-kernel = "/bed/guest/vmlinuz"
-ramdisk = "/bed/guest/initrd.gz"
+kernel = "/bed/guest/vmlinux"
+ramdisk = "/bed/guest/initrd"
 cmdline = "console=hvc0 rdinit=/init iommu=soft swiotlb=8192 bed.name=$name bed.script=$script"
 memory = $memory
 vcpus = 1

@@ -26,6 +26,7 @@ const NEEDS: &[Need] = &[
     Need { what: What::Program("mmdebstrap"), package: "mmdebstrap" },
     Need { what: What::Program("depmod"), package: "kmod" },
     Need { what: What::Program("xz"), package: "xz-utils" },
+    Need { what: What::Program("zstd"), package: "zstd" },
     Need { what: What::Program("gzip"), package: "gzip" },
     Need { what: What::Program("tar"), package: "tar" },
     Need { what: What::Program("cc"), package: "gcc" },

@@ -1,5 +1,6 @@
 //! The bed: real Xen, dom0 and guests inside QEMU, from Debian's packages.
 
+mod bzimage;
 mod console;
 mod cpio;
 mod disk;

@@ -9,7 +9,6 @@ use anyhow::{Context, Result};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 /// What to put into dom0 besides the scenario.
 #[derive(Debug)]
@@ -26,25 +25,32 @@ pub(crate) struct Contents<'a> {
 
 /// Writes dom0's whole initramfs: the cached base and the overlay after it.
 pub(crate) fn write(base: &Base, contents: &Contents<'_>, to: &Path) -> Result<()> {
-    let guest = to.with_file_name("guest.initrd.gz");
+    let guest = to.with_file_name("guest.initrd");
     write_guest(base, contents, &guest)?;
     let mut tree = Tree::default();
     let ci = |name: &str| contents.workspace.ci(name);
     tree.file("init", &ci("dom0/init"))?;
     tree.folder("bed/lib", &ci("lib"))?;
     tree.folder("bed/scenario", &contents.scenario.folder)?;
-    tree.file("bed/guest/vmlinuz", &base.kernel())?;
-    tree.file("bed/guest/initrd.gz", &guest)?;
+    tree.file("bed/guest/vmlinux", &base.kernel())?;
+    tree.file("bed/guest/initrd", &guest)?;
     tree.text("bed/env", 0o644, environment(contents));
     if contents.scenario.needs_pcidom || contents.image.is_some() {
         add_dist(contents, &mut tree)?;
     }
+    append(&base.dom0(), &tree, to)
+}
+
+/// The kernel takes archives one after the other, later files over earlier ones.
+///
+/// Nothing is compressed: unpacking in emulation takes longer than copying.
+fn append(first: &Path, second: &Tree, to: &Path) -> Result<()> {
     let mut file =
         File::create(to).with_context(|| format!("cannot create {}", to.display()))?;
-    io::copy(&mut File::open(base.dom0())?, &mut file)?;
-    let mut overlay = Vec::new();
-    tree.write(&mut overlay)?;
-    file.write_all(&overlay)?;
+    io::copy(&mut File::open(first)?, &mut file)?;
+    let mut archive = Vec::new();
+    second.write(&mut archive)?;
+    file.write_all(&archive)?;
     Ok(())
 }
 
@@ -89,7 +95,7 @@ fn environment(contents: &Contents<'_>) -> String {
     text
 }
 
-/// The guests' initramfs: one gzip member, since libxl reads no concatenated ones.
+/// The guests' initramfs.
 fn write_guest(base: &Base, contents: &Contents<'_>, to: &Path) -> Result<()> {
     let mut tree = Tree::default();
     tree.file("init", &contents.workspace.ci("guest/init"))?;
@@ -101,18 +107,5 @@ fn write_guest(base: &Base, contents: &Contents<'_>, to: &Path) -> Result<()> {
             tree.file(&format!("scenario/{name}"), &entry.path())?;
         }
     }
-    let mut overlay = Vec::new();
-    tree.write(&mut overlay)?;
-    let mut gzip = Command::new("gzip")
-        .args(["-1", "-n"])
-        .stdin(Stdio::piped())
-        .stdout(File::create(to)?)
-        .spawn()
-        .context("cannot start gzip")?;
-    let mut pipe = gzip.stdin.take().context("no pipe to gzip")?;
-    io::copy(&mut File::open(base.guest())?, &mut pipe)?;
-    pipe.write_all(&overlay)?;
-    drop(pipe);
-    anyhow::ensure!(gzip.wait()?.success(), "gzip failed");
-    Ok(())
+    append(base.guest().as_path(), &tree, to)
 }

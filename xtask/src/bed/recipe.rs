@@ -1,5 +1,6 @@
 //! The cached part of the bed: hypervisor, kernel, and the two base initramfs.
 
+use super::bzimage;
 use super::cpio::Tree;
 use super::modules::ModuleTable;
 use super::rootfs::Rootfs;
@@ -16,6 +17,7 @@ const SOURCES: &[&str] = &[
     include_str!("recipe.rs"),
     include_str!("rootfs.rs"),
     include_str!("modules.rs"),
+    include_str!("bzimage.rs"),
     include_str!("cpio.rs"),
     include_str!("suite.rs"),
 ];
@@ -59,6 +61,7 @@ impl Base {
             });
             fs::remove_dir_all(&unfinished).ok();
             built?;
+            remove_older(cache, &folder)?;
         }
         Ok(Self { folder })
     }
@@ -70,7 +73,7 @@ impl Base {
 
     /// Linux, for dom0 and for guests.
     pub(crate) fn kernel(&self) -> PathBuf {
-        self.folder.join("vmlinuz")
+        self.folder.join("vmlinux")
     }
 
     /// dom0's files without the project's own.
@@ -82,6 +85,18 @@ impl Base {
     pub(crate) fn guest(&self) -> PathBuf {
         self.folder.join("guest.cpio")
     }
+}
+
+/// Removes what an older recipe made.
+fn remove_older(cache: &Path, current: &Path) -> Result<()> {
+    for entry in fs::read_dir(cache)? {
+        let entry = entry?;
+        let is_base = entry.file_name().to_string_lossy().starts_with("base-");
+        if is_base && entry.path() != current {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// FNV-1a over everything that decides the content.
@@ -104,7 +119,7 @@ fn build(suite: &Suite, unfinished: &Path) -> Result<PathBuf> {
     )?;
     fs::write(ready.join("xen"), xen)?;
     let kernel = rootfs.path(&format!("boot/vmlinuz-{}", rootfs.kernel()));
-    fs::copy(kernel, ready.join("vmlinuz"))?;
+    fs::write(ready.join("vmlinux"), bzimage::unpack(&fs::read(kernel)?)?)?;
     let modules = ModuleTable::read(&rootfs)?;
     let mut dom0 = dom0_tree(suite, &rootfs)?;
     modules.add(&rootfs, DOM0_MODULES, &unfinished.join("dom0"), &mut dom0)?;
