@@ -22,9 +22,8 @@ fail() {
     exit 1
 }
 
-# check TEXT COMMAND...: the command must succeed; if not, its output is shown and the
-# scenario goes on, but has failed.
-check() {
+# passes TEXT COMMAND...: runs the command and reports; its output is shown if it fails.
+passes() {
     what=$1
     shift
     if "$@" > /tmp/check.out 2>&1; then
@@ -34,15 +33,16 @@ check() {
         echo "command: $*"
         tail -n 40 /tmp/check.out
         touch "$FAILED"
+        return 1
     fi
 }
 
-# need TEXT COMMAND...: like check, but the scenario ends if it fails.
-need() {
-    need_what=$1
-    check "$@"
-    [ ! -e "$FAILED" ] || fail "cannot go on without: $need_what"
-}
+# check TEXT COMMAND...: the command must succeed; if not, the scenario goes on, but has
+# failed.
+check() { passes "$@" || true; }
+
+# need TEXT COMMAND...: the same, but if the command fails the scenario ends.
+need() { passes "$@" || exit 1; }
 
 # not COMMAND...: succeeds if the command fails.
 not() { ! "$@"; }
@@ -248,9 +248,17 @@ start_daemon() {
     wait_for "the daemon answers" 30 pcidomctl status
 }
 
-# frontend_path GUEST, backend_path GUEST: the XenStore folders of a guest's PCI link.
+# attach GUEST BDF: lends the device; ends the scenario if that is refused.
+attach() { need "attach $2 to $1" pcidomctl attach "$1" "$2"; }
+
+# detach GUEST BDF
+detach() { need "detach $2 from $1" pcidomctl detach "$1" "$2"; }
+
+# device_is_free BDF: pcidomctl says that the device can be lent.
+device_is_free() { pcidomctl status | grep -F "$1" | grep -q free; }
+
+# frontend_path GUEST: the XenStore folder of the guest's PCI link.
 frontend_path() { echo "/local/domain/$(domid "$1")/device/pci/0"; }
-backend_path() { xenstore-read "$(frontend_path "$1")/backend"; }
 
 # backend_is_pcidom GUEST: the guest's PCI frontend has pcidom as its peer, and none in
 # dom0.
@@ -259,6 +267,57 @@ backend_is_pcidom() {
     echo "backend-id is $peer, pcidom is $(domid pcidom)"
     [ "$peer" = "$(domid pcidom)" ] || return 1
     not xenstore-exists "/local/domain/0/backend/pci/$(domid "$1")"
+}
+
+# memory_at_most NAME MIB
+memory_at_most() {
+    has=$(xl list | awk -v n="$1" '$1 == n { print $3 }')
+    echo "$1 has $has MiB"
+    [ "$has" -le "$2" ]
+}
+
+# ends NAME SECONDS: waits until the domain is gone for good.
+ends() { wait_for "$1 is gone" "$2" not guest_exists "$1"; }
+
+# ---- what a guest must be able to do with a lent device ----
+
+# number_is_at_least NAME MINIMUM COMMAND: the number the command prints in the guest.
+number_is_at_least() {
+    value=$(guest_value "$1" "$3") || return 1
+    echo "$3: $value"
+    [ "$value" -ge "$2" ]
+}
+
+# number_is_at_most NAME MAXIMUM COMMAND: likewise.
+number_is_at_most() {
+    value=$(guest_value "$1" "$3") || return 1
+    echo "$3: $value, at most $2"
+    [ "$value" -le "$2" ]
+}
+
+# drive_works NAME SERIAL OFFSET_MIB: reads, writes, reads back, by MSI-X.
+drive_works() {
+    guest_must "$1" 60 "nvme_wait $2 50"
+    check "$1: the drive has two MSI-X vectors" number_is_at_least "$1" 2 'msix_vectors nvme'
+    remember "$1" 'irq_sum nvme'
+    guest_must "$1" 60 "nvme_read $2 0 2"
+    guest_must "$1" 60 "nvme_verify $2 $3 2"
+    check "$1: the drive's interrupts come" grows "$1" 'irq_sum nvme'
+}
+
+# network_works NAME: pings QEMU's gateway, by MSI-X.
+network_works() {
+    guest_must "$1" 60 'net_up'
+    check "$1: the card has MSI-X vectors" number_is_at_least "$1" 1 'msix_vectors eth'
+    remember "$1" 'irq_sum eth'
+    guest_must "$1" 40 'net_ping 3'
+    check "$1: the card's interrupts come" grows "$1" 'irq_sum eth'
+}
+
+# pciback_was_prompt NAME: no operation of the guest's pcifront timed out.
+pciback_was_prompt() {
+    guest_run "$1" 20 'kernel_log_has "pciback not responding"' && return 1
+    not guest_log_has "$1" 'pciback not responding'
 }
 
 . /bed/lib/xen.sh

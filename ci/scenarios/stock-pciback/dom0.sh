@@ -27,6 +27,6 @@ check "no IOMMU fault" no_vtd_fault
 
 step "the guest goes"
 xl destroy g1
-wait_for "g1 is gone" 20 not guest_exists g1
+ends g1 20
 check "the drive is in quarantine" owned_by "$disk0" IO
 check "no zombie is left" no_zombies
