@@ -5,7 +5,6 @@ set -eu
 
 CONSOLES=/var/log/xen/console
 FAILED=/tmp/bed-failed
-SEQUENCE=0
 
 # ---- reporting ----
 
@@ -122,6 +121,7 @@ CFG
     rm -f "$CONSOLES/guest-$name.log"
     # shellcheck disable=SC2086 # empty or one word
     xl create $paused "/tmp/$name.cfg" || fail "xl create $name"
+    know_domid "$name"
     follow "$name"
     [ -n "$paused" ] || guest_ready "$name"
 }
@@ -138,8 +138,10 @@ guest_log_has() { grep -qE -- "$2" "$CONSOLES/guest-$1.log"; }
 # guest_log_wait NAME REGEX SECONDS
 guest_log_wait() { wait_for "$1 shows $2" "$3" guest_log_has "$1" "$2"; }
 
-# domid NAME
-domid() { xl domid "$1" 2> /dev/null; }
+# domid NAME: of the last domain with this name that the scenario created; it stays known
+# when the domain is gone.
+domid() { cat "/tmp/domid.$1" 2> /dev/null || xl domid "$1"; }
+know_domid() { xl domid "$1" > "/tmp/domid.$1"; }
 
 # guest_exists NAME: whether xl list shows it.
 guest_exists() { xl list | awk -v n="$1" '$1 == n { f = 1 } END { exit !f }'; }
@@ -153,7 +155,9 @@ send() {
 # send_guest NAME COMMAND: gives the guest a command and does not wait for it; its number
 # is in SEQUENCE.
 send_guest() {
-    SEQUENCE=$((SEQUENCE + 1))
+    # In a file, since a subshell may ask and numbers must never be used twice.
+    SEQUENCE=$(($(cat /tmp/sequence 2> /dev/null || echo 0) + 1))
+    echo "$SEQUENCE" > /tmp/sequence
     send "$1" "$SEQUENCE $2"
 }
 
@@ -223,6 +227,7 @@ CFG
     } > /tmp/pcidom.cfg
     rm -f "$CONSOLES/guest-pcidom.log"
     xl create /tmp/pcidom.cfg || fail "xl create pcidom"
+    know_domid pcidom
     follow pcidom
 }
 

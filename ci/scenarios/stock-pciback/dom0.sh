@@ -13,11 +13,12 @@ guest_must g1 20 "lspci -nn"
 guest_must g1 60 "nvme_read disk0 0 4"
 guest_must g1 60 "nvme_verify disk0 8 4"
 guest_must g1 20 "irqs nvme"
+guest_must g1 20 "io_start disk0 12"
+guest_must g1 40 "io_advances 30"
+guest_must g1 40 "io_stop"
 
 step "the network card works"
-guest_must g1 60 "net_up"
-guest_must g1 30 "net_ping 3"
-guest_must g1 20 "irqs eth"
+network_works g1
 
 step "Xen knows the owner"
 check "the guest owns the drive" owned_by "$disk0" "$(domid g1)"

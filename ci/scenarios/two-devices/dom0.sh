@@ -18,7 +18,7 @@ guest_must g1 20 'io_start disk0 8'
 network_works g1
 guest_must g1 40 'io_advances 30'
 guest_must g1 60 'io_stop'
-guest_must g1 20 'irqs nvme\|eth'
+guest_must g1 20 'irqs "nvme|eth"'
 
 step "both drivers are loaded again"
 guest_must g1 60 'modprobe -r nvme && modprobe nvme && nvme_wait disk0 50'

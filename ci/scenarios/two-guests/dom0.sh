@@ -39,7 +39,7 @@ step "the drive of the destroyed guest goes to a third one"
 create_guest g3
 wait_for "the pool has the drive back" 20 device_is_free "$disk0"
 attach g3 "$disk0"
-drive_works g3 disk0 4
+drive_works g3 disk0 12
 check "no request of g3 timed out" pciback_was_prompt g3
 drive_works g2 disk1 4
 check "g2's kernel has still logged nothing new" number_is_at_most g2 "$lines_before" kernel_lines

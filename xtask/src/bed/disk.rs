@@ -109,7 +109,8 @@ pub(crate) fn compare(
     Ok(report)
 }
 
-/// The last report for each place, since a guest may write a place again.
+/// The last report for each place, since a guest may write a place again. (Different
+/// guests must use different places: their logs do not tell who came first.)
 fn last_regions(logs: &Path) -> Result<Vec<Region>> {
     let mut regions: Vec<Region> = Vec::new();
     for entry in
