@@ -1,0 +1,94 @@
+//! What the two XenStore directories of a link say, parsed.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use pcidom_pci::{Sbdf, VirtualBdf};
+use pcidom_xenbus::{GrantRef, Port, XenbusState};
+
+/// Entries of a back directory that are looked at: every function of every slot. A larger
+/// `num_devs` is a mistake of the toolstack.
+pub const MAX_ENTRIES: u32 = 256;
+
+/// The front directory, which the guest writes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FrontKeys {
+    /// `state`; unknown if it is gone, unreadable or nonsense.
+    pub state: XenbusState,
+    /// `pci-op-ref`: the grant of the shared page.
+    pub pci_op_ref: Option<GrantRef>,
+    /// `event-channel`: a port the guest made for us.
+    pub event_channel: Option<Port>,
+    /// `magic`
+    pub magic: Option<String>,
+}
+
+impl FrontKeys {
+    /// From the values of the keys; a missing or unreadable one is `None`.
+    pub fn parse<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Self {
+        let number = |key| get(key).and_then(|text| text.parse().ok());
+        Self {
+            state: XenbusState::parse(get("state")),
+            pci_op_ref: number("pci-op-ref").map(GrantRef),
+            event_channel: number("event-channel").map(Port),
+            // Nothing longer is kept of what a guest wrote.
+            magic: get("magic").filter(|text| text.len() < 16).map(Into::into),
+        }
+    }
+
+    /// The keys to read.
+    pub const KEYS: [&'static str; 4] = ["state", "pci-op-ref", "event-channel", "magic"];
+}
+
+/// One device in the back directory. Its index means nothing beyond one reading, as
+/// toolstacks renumber entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackEntry {
+    /// N of its keys.
+    pub index: u32,
+    /// `dev-N`: the physical address, if it is one.
+    pub device: Option<Sbdf>,
+    /// `state-N`
+    pub state: XenbusState,
+    /// `vdev-N`: where we have put it.
+    pub at: Option<VirtualBdf>,
+}
+
+/// The back directory, which the toolstack and we write, read in one transaction.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BackEntries {
+    /// `state`: ours, or what the toolstack has changed it to.
+    pub state: XenbusState,
+    /// The devices.
+    pub entries: Vec<BackEntry>,
+}
+
+impl BackEntries {
+    /// From the values of the keys.
+    pub fn parse<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Self {
+        let count =
+            get("num_devs").and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+        let entry = |index: u32| BackEntry {
+            index,
+            device: get(&alloc::format!("dev-{index}"))
+                .and_then(|t| t.trim().parse().ok()),
+            state: XenbusState::parse(get(&alloc::format!("state-{index}"))),
+            at: get(&alloc::format!("vdev-{index}"))
+                .and_then(|text| text.trim().parse().ok())
+                .map(VirtualBdf),
+        };
+        Self {
+            state: XenbusState::parse(get("state")),
+            entries: (0..count.min(MAX_ENTRIES)).map(entry).collect(),
+        }
+    }
+
+    /// The keys to read, once `num_devs` is known.
+    pub fn keys(num_devs: u32) -> Vec<String> {
+        let entries = 0..num_devs.min(MAX_ENTRIES);
+        let of_entry = entries.flat_map(|n| {
+            ["dev", "state", "vdev"].map(|name| alloc::format!("{name}-{n}"))
+        });
+        ["state", "num_devs"].map(String::from).into_iter().chain(of_entry).collect()
+    }
+}

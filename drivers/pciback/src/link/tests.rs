@@ -1,0 +1,480 @@
+//! The machine against a scripted toolstack and guest.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::{Action, BackEntries, Event, FrontKeys, Link, Phase};
+use crate::vbus::Placing;
+use pcidom_xenbus::{GrantRef, Port, XenbusState};
+
+const NVME: &str = "0000:01:00.0";
+const NIC: &str = "0000:02:00.0";
+
+/// XenStore with the two directories, and somebody who does what the link asks.
+#[derive(Default)]
+struct Bed {
+    link: Link,
+    back: BTreeMap<String, String>,
+    front: BTreeMap<String, String>,
+    mapped: Option<(GrantRef, Port)>,
+    map_fails: bool,
+    log: Vec<Action>,
+}
+
+fn set(node: &mut BTreeMap<String, String>, pairs: &[(&str, &str)]) {
+    for (key, value) in pairs {
+        node.insert((*key).into(), (*value).into());
+    }
+}
+
+impl Bed {
+    fn run(&mut self, event: Event) {
+        let mut events = vec![event];
+        let mut budget = 100;
+        while !events.is_empty() {
+            for action in self.link.handle(events.remove(0)) {
+                budget -= 1;
+                assert!(budget > 0, "the link goes round in circles");
+                self.log.push(action.clone());
+                match action {
+                    Action::ReadFront => events.push(self.front_event()),
+                    Action::ReadBack => events.push(self.back_event()),
+                    Action::SetState(state) => {
+                        // Our own write fires our own watch.
+                        let state = state.number().to_string();
+                        if self.back.insert("state".into(), state).is_some() {
+                            events.push(self.back_event());
+                        }
+                    }
+                    Action::Connect { reference, port } => {
+                        assert_eq!(self.mapped, None, "mapped twice");
+                        let result = match self.map_fails {
+                            true => Err("no such grant".to_string()),
+                            false => Ok(()),
+                        };
+                        if result.is_ok() {
+                            self.mapped = Some((reference, port));
+                        }
+                        events.push(Event::Connected(result));
+                    }
+                    Action::Disconnect => {
+                        assert!(self.mapped.take().is_some(), "nothing to disconnect");
+                    }
+                    Action::Write(keys) => self.back.extend(keys),
+                    Action::Error(_) | Action::Export { .. } | Action::Withdraw(_) => {}
+                }
+            }
+            // Later readings replace earlier ones that nobody has looked at yet.
+            if events.len() > 1 {
+                let front = self.front_event();
+                let back = self.back_event();
+                for event in &mut events {
+                    match event {
+                        Event::Front(_) => *event = front.clone(),
+                        Event::Back(_) => *event = back.clone(),
+                        _ => {}
+                    }
+                }
+            }
+        }
+        assert_eq!(self.link.is_connected(), self.mapped.is_some());
+    }
+
+    fn front_event(&self) -> Event {
+        Event::Front(FrontKeys::parse(|key| self.front.get(key).map(String::as_str)))
+    }
+
+    fn back_event(&self) -> Event {
+        Event::Back(BackEntries::parse(|key| self.back.get(key).map(String::as_str)))
+    }
+
+    fn toolstack(&mut self, pairs: &[(&str, &str)]) {
+        set(&mut self.back, pairs);
+        self.run(self.back_event());
+    }
+
+    fn guest(&mut self, pairs: &[(&str, &str)]) {
+        set(&mut self.front, pairs);
+        self.run(self.front_event());
+    }
+
+    fn guest_state(&mut self, state: &str) {
+        self.guest(&[("state", state)]);
+    }
+
+    fn lend(&mut self, device: &str) {
+        let device = device.parse().unwrap();
+        self.run(Event::Lent(Placing {
+            device,
+            slot: None,
+            virtual_function: false,
+            bridge: false,
+        }));
+    }
+
+    fn back(&self, key: &str) -> &str {
+        self.back.get(key).map_or("", String::as_str)
+    }
+
+    fn states(&mut self) -> Vec<u8> {
+        let states = self.log.drain(..).filter_map(|action| match action {
+            Action::SetState(state) => Some(state.number()),
+            _ => None,
+        });
+        states.collect()
+    }
+
+    /// The toolstack has made both directories, with one device.
+    fn made() -> Self {
+        let mut bed = Self::default();
+        set(&mut bed.front, &[("state", "1")]);
+        bed.run(bed.front_event());
+        bed.toolstack(&[
+            ("state", "1"),
+            ("num_devs", "1"),
+            ("dev-0", NVME),
+            ("state-0", "1"),
+        ]);
+        bed
+    }
+
+    fn connected() -> Self {
+        let mut bed = Self::made();
+        bed.lend(NVME);
+        bed.guest(&[
+            ("pci-op-ref", "8"),
+            ("event-channel", "17"),
+            ("magic", "7"),
+            ("state", "3"),
+        ]);
+        bed.guest_state("4");
+        assert_eq!(bed.link.phase(), Phase::Connected);
+        bed.log.clear();
+        bed
+    }
+}
+
+#[test]
+fn a_device_in_the_config_goes_2_3_4() {
+    let mut bed = Bed::made();
+    assert_eq!(bed.link.phase(), Phase::Waiting);
+    bed.lend(NVME);
+    assert_eq!((bed.back("vdev-0"), bed.back("state-0")), ("0000:00:00.00", "3"));
+    assert_eq!((bed.back("root_num"), bed.back("root-0")), ("1", "0000:00"));
+    bed.guest(&[
+        ("pci-op-ref", "8"),
+        ("event-channel", "17"),
+        ("magic", "7"),
+        ("state", "3"),
+    ]);
+    assert_eq!(bed.mapped, Some((GrantRef(8), Port(17))));
+    bed.guest_state("4");
+    assert_eq!(bed.states(), [2, 3, 4]);
+}
+
+#[test]
+fn a_front_that_is_there_first_is_connected_too() {
+    let mut bed = Bed::default();
+    set(
+        &mut bed.front,
+        &[("state", "3"), ("pci-op-ref", "1"), ("event-channel", "2"), ("magic", "7")],
+    );
+    bed.run(bed.front_event());
+    bed.lend(NVME);
+    bed.toolstack(&[
+        ("state", "1"),
+        ("num_devs", "1"),
+        ("dev-0", NVME),
+        ("state-0", "1"),
+    ]);
+    assert_eq!(bed.states(), [2, 3, 4]);
+}
+
+#[test]
+fn the_vdev_nodes_are_written_before_the_state_that_shows_them() {
+    let mut bed = Bed::made();
+    bed.lend(NVME);
+    let at = |wanted: fn(&Action) -> bool| bed.log.iter().position(wanted).unwrap();
+    let export = at(|a| matches!(a, Action::Export { .. }));
+    let write = at(|a| matches!(a, Action::Write(_)));
+    let state = at(|a| *a == Action::SetState(XenbusState::Initialised));
+    assert!(export < write && write < state);
+}
+
+#[test]
+fn a_device_added_before_the_front_connects_is_exported_without_a_state_change() {
+    let mut bed = Bed::made();
+    bed.lend(NVME);
+    bed.lend(NIC);
+    bed.states();
+    bed.toolstack(&[("num_devs", "2"), ("dev-1", NIC), ("state-1", "1")]);
+    assert_eq!((bed.back("vdev-1"), bed.back("state-1")), ("0000:00:01.00", "3"));
+    assert_eq!(bed.states(), [0; 0]);
+}
+
+#[test]
+fn hot_add_goes_7_8_4() {
+    let mut bed = Bed::connected();
+    bed.lend(NIC);
+    bed.toolstack(&[("num_devs", "2"), ("dev-1", NIC), ("state-1", "1"), ("state", "7")]);
+    assert_eq!(bed.back("state-1"), "1");
+    bed.guest_state("7");
+    assert_eq!((bed.back("vdev-1"), bed.back("state-1")), ("0000:00:01.00", "3"));
+    assert_eq!(bed.back("state"), "8");
+    bed.guest_state("4");
+    assert_eq!(bed.states(), [8, 4]);
+}
+
+#[test]
+fn hot_remove_goes_7_8_4_and_finds_the_device_by_its_virtual_address() {
+    let mut bed = Bed::connected();
+    bed.toolstack(&[("state-0", "5"), ("state", "7")]);
+    bed.guest_state("7");
+    let nvme = NVME.parse().unwrap();
+    assert!(bed.log.contains(&Action::Withdraw(nvme)));
+    assert_eq!(bed.back("state-0"), "6");
+    bed.guest_state("4");
+    assert_eq!(bed.states(), [8, 4]);
+    // The toolstack removes the entry, and later lends the device again: no Closing in
+    // between (mission, document 000).
+    bed.toolstack(&[("num_devs", "0")]);
+    bed.run(Event::Ended(nvme));
+    bed.lend(NVME);
+    bed.toolstack(&[("num_devs", "1"), ("state-0", "1"), ("state", "7")]);
+    bed.guest_state("7");
+    bed.guest_state("4");
+    assert_eq!(bed.states(), [8, 4]);
+    assert_eq!(bed.back("state-0"), "3");
+}
+
+#[test]
+fn a_front_that_follows_before_we_have_looked_is_not_missed() {
+    let mut bed = Bed::connected();
+    bed.lend(NIC);
+    set(
+        &mut bed.back,
+        &[("num_devs", "2"), ("dev-1", NIC), ("state-1", "1"), ("state", "7")],
+    );
+    bed.guest_state("7");
+    assert_eq!(bed.link.phase(), Phase::Connected);
+    bed.run(bed.back_event());
+    assert_eq!(bed.back("state"), "8");
+}
+
+#[test]
+fn a_device_nobody_told_the_front_of_is_announced() {
+    let mut bed = Bed::connected();
+    bed.toolstack(&[("num_devs", "2"), ("dev-1", NIC), ("state-1", "1")]);
+    assert_eq!(bed.back("state"), "4");
+    bed.lend(NIC);
+    assert_eq!(bed.back("state"), "7");
+    bed.guest_state("7");
+    bed.guest_state("4");
+    assert_eq!(bed.states(), [7, 8, 4]);
+    assert_eq!(bed.back("state-1"), "3");
+}
+
+#[test]
+fn a_device_that_cannot_be_exported_is_marked_and_the_link_goes_on() {
+    let mut bed = Bed::connected();
+    bed.lend(NIC);
+    bed.toolstack(&[
+        ("num_devs", "3"),
+        ("dev-1", "nonsense"),
+        ("state-1", "1"),
+        ("dev-2", NIC),
+        ("state-2", "1"),
+        ("state", "7"),
+    ]);
+    bed.guest_state("7");
+    assert_eq!((bed.back("state-1"), bed.back("state-2")), ("6", "3"));
+    assert!(!bed.back("error-1").is_empty());
+    bed.guest_state("4");
+    assert_eq!(bed.states(), [8, 4]);
+}
+
+#[test]
+fn a_device_that_is_not_lent_to_this_guest_is_never_exported() {
+    let mut bed = Bed::connected();
+    bed.toolstack(&[("num_devs", "2"), ("dev-1", NIC), ("state-1", "1"), ("state", "7")]);
+    bed.guest_state("7");
+    assert_eq!((bed.back("state-1"), bed.back("vdev-1")), ("1", ""));
+    assert_eq!(bed.back("state"), "8");
+    assert!(!bed.log.iter().any(|action| matches!(action, Action::Export { .. })));
+}
+
+#[test]
+fn a_front_that_closes_may_come_back() {
+    let mut bed = Bed::connected();
+    bed.guest_state("5");
+    assert_eq!(bed.mapped, None);
+    bed.guest_state("6");
+    bed.guest_state("1");
+    bed.guest(&[("pci-op-ref", "9"), ("state", "3")]);
+    bed.guest_state("4");
+    assert_eq!(bed.mapped, Some((GrantRef(9), Port(17))));
+    assert_eq!(bed.states(), [5, 6, 2, 3, 4]);
+    // Linux's front skips 5, and may be back before its 6 and 1 were read.
+    bed.guest(&[("pci-op-ref", "10"), ("state", "3")]);
+    assert_eq!(bed.mapped, Some((GrantRef(10), Port(17))));
+    bed.guest_state("6");
+    assert_eq!((bed.mapped, bed.back("state")), (None, "6"));
+    // The same keys again are fine after a close.
+    bed.guest_state("3");
+    assert_eq!(bed.mapped, Some((GrantRef(10), Port(17))));
+}
+
+#[test]
+fn directories_made_anew_under_a_connected_link_start_it_again() {
+    let mut bed = Bed::connected();
+    bed.front.insert("state".into(), "1".into());
+    bed.toolstack(&[("state", "1"), ("state-0", "1")]);
+    bed.run(bed.front_event());
+    assert_eq!((bed.mapped, bed.back("state"), bed.back("state-0")), (None, "3", "3"));
+    bed.guest_state("3");
+    assert_eq!(bed.back("state"), "4");
+}
+
+#[test]
+fn a_dead_guest_stays_mapped_until_it_is_released() {
+    let mut bed = Bed::connected();
+    bed.front.clear();
+    bed.run(bed.front_event());
+    bed.back.clear();
+    bed.run(bed.back_event());
+    assert!(bed.link.is_gone());
+    assert!(bed.mapped.is_some());
+    assert_eq!(bed.states(), [0; 0]);
+    bed.run(Event::Release);
+    assert_eq!(bed.mapped, None);
+    bed.run(Event::Release);
+}
+
+#[test]
+fn nonsense_in_the_state_is_survived() {
+    let mut bed = Bed::connected();
+    bed.guest_state("banana");
+    assert!(bed.link.is_gone() && bed.mapped.is_some());
+    bed.guest_state("4");
+    assert!(!bed.link.is_gone());
+    assert_eq!(bed.link.phase(), Phase::Connected);
+}
+
+#[test]
+fn keys_that_make_no_sense_close_the_link_and_better_ones_open_it() {
+    for bad in [("magic", "8"), ("pci-op-ref", "-1"), ("event-channel", "x")] {
+        let mut bed = Bed::made();
+        bed.lend(NVME);
+        set(
+            &mut bed.front,
+            &[
+                ("pci-op-ref", "8"),
+                ("event-channel", "17"),
+                ("magic", "7"),
+                ("state", "3"),
+            ],
+        );
+        bed.guest(&[bad]);
+        assert_eq!((bed.mapped, bed.back("state")), (None, "6"), "{bad:?}");
+        assert!(bed.log.iter().any(|action| matches!(action, Action::Error(_))));
+        bed.states();
+        bed.run(bed.front_event());
+        assert_eq!(bed.states(), [0; 0], "the same keys are not tried again");
+        bed.guest(&[("pci-op-ref", "8"), ("event-channel", "17"), ("magic", "7")]);
+        assert_eq!(bed.states(), [2, 3, 4]);
+    }
+}
+
+#[test]
+fn a_page_that_cannot_be_mapped_closes_the_link_and_is_recoverable() {
+    let mut bed = Bed::made();
+    bed.lend(NVME);
+    bed.map_fails = true;
+    set(&mut bed.front, &[("pci-op-ref", "8"), ("event-channel", "17"), ("magic", "7")]);
+    bed.guest_state("3");
+    assert_eq!((bed.mapped, bed.back("state")), (None, "6"));
+    bed.map_fails = false;
+    bed.guest_state("6");
+    bed.guest_state("3");
+    assert_eq!(bed.back("state"), "4");
+}
+
+#[test]
+fn the_toolstack_can_close_the_link() {
+    let mut bed = Bed::connected();
+    bed.toolstack(&[("state", "5")]);
+    assert!(bed.mapped.is_some());
+    bed.guest_state("6");
+    assert_eq!((bed.mapped, bed.back("state")), (None, "6"));
+    let mut bed = Bed::connected();
+    bed.toolstack(&[("state", "6")]);
+    assert_eq!(bed.mapped, None);
+}
+
+#[test]
+fn reconfiguring_without_a_front_does_not_get_stuck() {
+    let mut bed = Bed::connected();
+    bed.guest_state("6");
+    bed.toolstack(&[("state-0", "5"), ("state", "7")]);
+    assert_eq!((bed.back("state"), bed.back("state-0")), ("6", "6"));
+    let mut bed = Bed::made();
+    bed.lend(NVME);
+    bed.toolstack(&[("state-0", "5"), ("state", "7")]);
+    assert_eq!((bed.back("state"), bed.back("state-0")), ("3", "6"));
+}
+
+/// What either end may do at any moment.
+fn step() -> impl Strategy<Value = (bool, String, String)> {
+    let state = (0..10_u8).prop_map(|n| n.to_string());
+    let text = prop_oneof![state, "[0-9]{1,12}", ".{0,6}", Just("7".to_string())];
+    let front = prop_oneof![
+        4 => Just("state".to_string()),
+        1 => Just("pci-op-ref".to_string()),
+        1 => Just("event-channel".to_string()),
+        1 => Just("magic".to_string()),
+    ];
+    let back = prop_oneof![
+        3 => Just("state".to_string()),
+        1 => Just("num_devs".to_string()),
+        1 => Just("dev-1".to_string()),
+        2 => Just("state-0".to_string()),
+        1 => Just("state-1".to_string()),
+        1 => Just("vdev-0".to_string()),
+    ];
+    prop_oneof![
+        3 => (Just(true), front, text.clone()),
+        1 => (Just(false), back, text),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+    /// `Bed::run` checks that nothing is mapped twice or disconnected twice, and that no
+    /// event leads in circles.
+    #[test]
+    fn whatever_both_ends_write_a_sane_guest_can_connect_afterwards(
+        steps in prop::collection::vec(step(), 0..40),
+        map_fails in any::<bool>(),
+    ) {
+        let mut bed = Bed::connected();
+        bed.map_fails = map_fails;
+        for (is_front, key, value) in steps {
+            if is_front {
+                bed.guest(&[(&key, &value)]);
+            } else {
+                bed.toolstack(&[(&key, &value)]);
+            }
+        }
+        // The guest's driver is loaded again; a toolstack would have made the directories.
+        bed.map_fails = false;
+        set(&mut bed.front, &[("pci-op-ref", "5"), ("event-channel", "6"), ("magic", "7")]);
+        bed.guest_state("6");
+        bed.toolstack(&[("state", "1"), ("num_devs", "1"), ("dev-0", NVME), ("state-0", "1")]);
+        bed.guest_state("1");
+        bed.guest_state("3");
+        prop_assert_eq!(bed.mapped, Some((GrantRef(5), Port(6))));
+        prop_assert_eq!((bed.back("state"), bed.back("state-0")), ("4", "3"));
+    }
+}
