@@ -1,0 +1,69 @@
+//! The devices in the backend's directory.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use pcidom_pci::{Sbdf, VirtualBdf};
+use pcidom_xenbus::XenbusState;
+
+/// Devices that are read of one link: as many as its virtual bus has places for (32 slots
+/// of 8 functions), so no honest directory has more.
+pub const MAX_EXPORTS: usize = 256;
+
+/// One device of the link.
+///
+/// It is known by its physical address, never by its place in the directory: the toolstack
+/// moves entries up when one is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Export {
+    /// Its physical address, `dev-N`.
+    pub device: Sbdf,
+    /// Where the link shows it, `vdev-N`; `None` until the backend has exported it.
+    pub at: Option<VirtualBdf>,
+    /// Its own state, `state-N`.
+    pub state: XenbusState,
+}
+
+impl Export {
+    /// It can be accessed: it has a place, and nobody is taking it away.
+    ///
+    /// A backend that writes no `state-N` is old, and means it when it writes `vdev-N`.
+    pub const fn is_usable(&self) -> bool {
+        self.at.is_some() && !self.is_leaving()
+    }
+
+    /// The toolstack takes it away, or the backend could not export it.
+    pub const fn is_leaving(&self) -> bool {
+        matches!(self.state, XenbusState::Closing | XenbusState::Closed)
+    }
+}
+
+/// Reads a backend directory, given as the names and values of its nodes, all read in one
+/// transaction.
+///
+/// Nodes may be missing at any time. Without `num_devs` whatever entries are there count;
+/// an entry whose `dev-N` is missing or unreadable is left out, and so is one that names a
+/// device again.
+pub fn parse_exports(entries: &BTreeMap<String, String>) -> Vec<Export> {
+    let count = entries
+        .get("num_devs")
+        .and_then(|text| text.trim().parse::<usize>().ok())
+        .map_or(MAX_EXPORTS, |count| count.min(MAX_EXPORTS));
+    let mut seen = BTreeSet::new();
+    let mut exports = Vec::new();
+    for n in 0..count {
+        let node =
+            |name: &str| entries.get(&format!("{name}-{n}")).map(|text| text.trim());
+        let Some(device) = node("dev").and_then(|text| text.parse().ok()) else {
+            continue;
+        };
+        if !seen.insert(device) {
+            continue;
+        }
+        let at = node("vdev").and_then(|text| text.parse().ok()).map(VirtualBdf);
+        exports.push(Export { device, at, state: XenbusState::parse(node("state")) });
+    }
+    exports
+}

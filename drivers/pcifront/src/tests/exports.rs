@@ -1,0 +1,83 @@
+use std::collections::BTreeMap;
+
+use pcidom_pci::VirtualBdf;
+use pcidom_xenbus::XenbusState;
+
+use crate::exports::{Export, MAX_EXPORTS, parse_exports};
+
+fn parse(nodes: &[(&str, &str)]) -> Vec<Export> {
+    let owned = nodes.iter().map(|(name, text)| (name.to_string(), text.to_string()));
+    parse_exports(&owned.collect::<BTreeMap<_, _>>())
+}
+
+fn devices(exports: &[Export]) -> Vec<String> {
+    exports.iter().map(|export| export.device.to_string()).collect()
+}
+
+#[test]
+fn a_directory_of_libxl_and_pciback_is_understood() {
+    let exports = parse(&[
+        ("frontend", "/local/domain/3/device/pci/0"),
+        ("state", "4"),
+        ("num_devs", "2"),
+        ("dev-0", "0000:01:00.0"),
+        ("vdev-0", "0000:00:00.00"),
+        ("state-0", "3"),
+        ("opts-0", "msitranslate=0,power_mgmt=0,permissive=0"),
+        ("dev-1", "0000:03:00.0"),
+        ("state-1", "1"),
+    ]);
+    let at = Some(VirtualBdf("00:00.0".parse().unwrap()));
+    let first = Export {
+        device: "01:00.0".parse().unwrap(),
+        at,
+        state: XenbusState::Initialised,
+    };
+    let second = Export {
+        device: "03:00.0".parse().unwrap(),
+        at: None,
+        state: XenbusState::Initialising,
+    };
+    assert_eq!(exports, [first, second]);
+    assert!(first.is_usable() && !second.is_usable());
+}
+
+#[test]
+fn a_device_that_leaves_is_not_usable() {
+    for (state, usable) in
+        [("3", true), ("4", true), ("5", false), ("6", false), ("", true)]
+    {
+        let exports =
+            parse(&[("dev-0", "01:00.0"), ("vdev-0", "00:00.0"), ("state-0", state)]);
+        assert_eq!(exports[0].is_usable(), usable, "{state}");
+    }
+}
+
+#[test]
+fn what_is_missing_or_garbage_is_left_out() {
+    assert_eq!(parse(&[]), []);
+    assert_eq!(parse(&[("num_devs", "0"), ("dev-0", "01:00.0")]), []);
+    for count in ["7", "-1", "x", "99999999999999999999999"] {
+        let exports = parse(&[
+            ("num_devs", count),
+            ("dev-1", "hello"),
+            ("dev-2", "01:00.0"),
+            ("dev-4", "0000:01:00.00"),
+            ("dev-6", " 0000:02:00.0\n"),
+            ("dev-x", "03:00.0"),
+            ("vdev-2", "zz"),
+        ]);
+        assert_eq!(devices(&exports), ["0000:01:00.0", "0000:02:00.0"], "{count}");
+    }
+}
+
+#[test]
+fn a_directory_without_end_is_read_to_the_bound() {
+    let entries = (0..2000_u32).map(|n| {
+        let bdf = format!("{:02x}:{:02x}.{}", n >> 8, n >> 3 & 31, n & 7);
+        (format!("dev-{n}"), bdf)
+    });
+    let mut entries: BTreeMap<_, _> = entries.collect();
+    entries.insert("num_devs".into(), "2000".into());
+    assert_eq!(parse_exports(&entries).len(), MAX_EXPORTS);
+}
