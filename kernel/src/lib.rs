@@ -3,6 +3,8 @@
 
 extern crate alloc;
 
+pub mod machine;
 pub mod platform;
 
+pub use machine::{Event, Halt, Machine};
 pub use platform::{Platform, XenError};

@@ -3,6 +3,7 @@
 //! Two things implement it: the image, with hypercalls (`platform/` of the binary), and the
 //! simulator. All calls return at once; what takes time comes back as an event.
 
+use alloc::vec::Vec;
 use core::fmt::Debug;
 
 use pcidom_script::Instant;
@@ -66,5 +67,5 @@ pub trait Platform {
     fn store_send(&mut self, message: &[u8]) -> bool;
 
     /// Takes one whole XenStore message off the ring, if one is there.
-    fn store_receive(&mut self) -> Option<alloc::vec::Vec<u8>>;
+    fn store_receive(&mut self) -> Option<Vec<u8>>;
 }

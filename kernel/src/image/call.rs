@@ -1,0 +1,96 @@
+//! Hypercalls with a structure as argument, in one place.
+
+use pcidom_boot::memory::errno;
+use pcidom_kernel::XenError;
+use xen_sys::hypercall::{hypercall2, hypercall3};
+use xen_sys::{
+    __HYPERVISOR_console_io, __HYPERVISOR_event_channel_op, __HYPERVISOR_grant_table_op,
+    __HYPERVISOR_physdev_op, __HYPERVISOR_sched_op, __HYPERVISOR_xen_version, CONSOLEIO_write,
+};
+
+/// A structure that a sub-operation of a hypercall takes.
+///
+/// # Safety
+///
+/// `NR` and `COMMAND` name an operation whose argument is exactly `Self`, and which
+/// accesses no memory but that argument and what its pointers lead to; making such a call
+/// with any values breaks no rule of Rust as long as those pointers are good.
+pub(crate) unsafe trait Argument {
+    /// The operation, as Xen's headers call it.
+    const NAME: &'static str;
+    /// Number of the hypercall.
+    const NR: usize;
+    /// The sub-operation.
+    const COMMAND: u64;
+}
+
+macro_rules! arguments {
+    ($($nr:ident $command:ident $argument:ident;)*) => { $(
+        // SAFETY: so the public header of that operation says.
+        unsafe impl Argument for xen_sys::$argument {
+            const NAME: &'static str = stringify!($command);
+            const NR: usize = $nr;
+            const COMMAND: u64 = xen_sys::$command;
+        }
+    )* };
+}
+
+arguments! {
+    __HYPERVISOR_event_channel_op EVTCHNOP_alloc_unbound evtchn_alloc_unbound;
+    __HYPERVISOR_event_channel_op EVTCHNOP_bind_interdomain evtchn_bind_interdomain;
+    __HYPERVISOR_event_channel_op EVTCHNOP_close evtchn_close;
+    __HYPERVISOR_event_channel_op EVTCHNOP_send evtchn_send;
+    __HYPERVISOR_sched_op SCHEDOP_poll sched_poll;
+    __HYPERVISOR_physdev_op PHYSDEVOP_set_iopl physdev_set_iopl;
+    __HYPERVISOR_physdev_op PHYSDEVOP_map_pirq physdev_map_pirq;
+    __HYPERVISOR_physdev_op PHYSDEVOP_unmap_pirq physdev_unmap_pirq;
+}
+
+/// Makes the call whose argument that is.
+pub(crate) fn call<A: Argument>(argument: &mut A) -> Result<(), XenError> {
+    let address = (&raw mut *argument).addr() as u64;
+    let result = match A::NR {
+        // SAFETY: the trait promises that the operation takes this argument.
+        __HYPERVISOR_event_channel_op => unsafe {
+            hypercall2::<__HYPERVISOR_event_channel_op>(A::COMMAND, address)
+        },
+        // SAFETY: as above.
+        __HYPERVISOR_sched_op => unsafe {
+            hypercall2::<__HYPERVISOR_sched_op>(A::COMMAND, address)
+        },
+        // SAFETY: as above.
+        _ => unsafe { hypercall2::<__HYPERVISOR_physdev_op>(A::COMMAND, address) },
+    };
+    errno(result).map_err(|errno| XenError { call: A::NAME, errno })
+}
+
+/// `HYPERVISOR_grant_table_op` on one structure.
+///
+/// # Safety
+///
+/// `argument` is what `command` takes, and the addresses in it are the caller's to give.
+pub(crate) unsafe fn grant_table<A>(command: u64, argument: &mut A) -> Result<(), i32> {
+    let address = (&raw mut *argument).addr() as u64;
+    // SAFETY: the caller's promise; the count is 1, so only this structure is accessed.
+    errno(unsafe { hypercall3::<__HYPERVISOR_grant_table_op>(command, address, 1) })
+}
+
+/// Writes to Xen's own console; refused to all but the first domain.
+pub(crate) fn xen_console(text: &[u8]) -> bool {
+    let address = text.as_ptr().addr() as u64;
+    // SAFETY: Xen reads that many bytes from there, no more.
+    let result = unsafe {
+        hypercall3::<__HYPERVISOR_console_io>(CONSOLEIO_write, text.len() as u64, address)
+    };
+    result >= 0
+}
+
+/// Xen's version, major and minor.
+pub(crate) fn xen_version() -> (u16, u16) {
+    // SAFETY: this sub-operation takes no argument.
+    let version =
+        unsafe { hypercall2::<__HYPERVISOR_xen_version>(xen_sys::XENVER_version, 0) };
+    let [_, _, _, _, major @ .., b5, b6, b7] = version.to_be_bytes();
+    let [b4] = major;
+    (u16::from_be_bytes([b4, b5]), u16::from_be_bytes([b6, b7]))
+}

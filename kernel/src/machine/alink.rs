@@ -1,0 +1,338 @@
+//! The pool: our frontend towards dom0, driven on the platform.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use pcidom_pci::function::Function;
+use pcidom_pci::scan::ScanError;
+use pcidom_pci::{AccessError, Sbdf, VirtualBdf};
+use pcidom_script::Instant;
+use pcidom_xenbus::{DomId, GrantRef, Port, XenbusState, pciif};
+use pcifront::exports::{Export, parse_exports};
+use pcifront::link::{self, Link};
+
+use super::Machine;
+use super::bus::{Customer, Started};
+use super::chain::{Chain, LinkDone, LinkId, LinkJob};
+use super::jobs::{self, FRONT_DIR};
+use super::tasks::Work;
+use crate::platform::Platform;
+
+/// What is read of either end while the link works.
+const STATE_KEYS: &[&str] = &["state"];
+
+/// How long the end of a loan may keep a device from leaving the pool. The toolstack waits
+/// 10 s for us (libxl's `LIBXL_DESTROY_TIMEOUT`).
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// A device that dom0 exports to us.
+#[derive(Debug)]
+pub(super) struct PoolDevice {
+    /// Where the A-link has it; known once dom0's backend has exported it.
+    pub(super) at: Option<VirtualBdf>,
+    /// What it is; known once it is scanned.
+    pub(super) function: Option<Function>,
+    /// A scan has ended, well or not.
+    settled: bool,
+}
+
+/// The A-link and what it holds of the platform.
+#[derive(Debug)]
+pub(super) struct Alink<P: Platform> {
+    link: Link,
+    chain: Chain,
+    /// The backend's directory, once the toolstack has made one.
+    back: Option<String>,
+    searched: bool,
+    /// Devices that dom0 takes away while they are lent, and until when that may wait.
+    leaving: BTreeMap<Sbdf, Instant>,
+    open: Option<Open<P>>,
+}
+
+#[derive(Debug)]
+struct Open<P: Platform> {
+    reference: GrantRef,
+    page: P::GrantedPage,
+    port: Port,
+}
+
+impl<P: Platform> Alink<P> {
+    pub(super) fn new() -> Self {
+        let chain = Chain::new(LinkId::Dom0);
+        let link = Link::new();
+        Self {
+            link,
+            chain,
+            back: None,
+            searched: false,
+            leaving: BTreeMap::new(),
+            open: None,
+        }
+    }
+
+    pub(super) fn port(&self) -> Option<Port> {
+        self.open.as_ref().map(|open| open.port)
+    }
+}
+
+impl<P: Platform> Machine<P> {
+    /// The watch on the front directory has fired.
+    pub(super) fn find_back(&mut self) {
+        let known = self.alink.back.clone();
+        self.store.run(async move |store| jobs::find_back(store, known).await);
+    }
+
+    /// The watch on our own state has fired.
+    pub(super) fn read_front_state(&mut self) {
+        let job = LinkJob::ReadKeys { dir: FRONT_DIR.into(), keys: STATE_KEYS };
+        self.alink.chain.push(job, &mut self.store);
+    }
+
+    /// The watch on the backend's state has fired.
+    pub(super) fn read_back_state(&mut self) {
+        if let Some(dir) = self.alink.back.clone() {
+            let job = LinkJob::ReadKeys { dir, keys: STATE_KEYS };
+            self.alink.chain.push(job, &mut self.store);
+        }
+    }
+
+    /// The search for the backend's directory has ended.
+    pub(super) fn back_found(&mut self, back: Option<String>, platform: &mut P) {
+        self.alink.searched = true;
+        let gone = back.is_none() && self.alink.back.is_some();
+        self.alink.back = back;
+        if gone {
+            self.alink_event(link::Event::Backend(XenbusState::Unknown), platform);
+        }
+        self.read_back_state();
+        self.check_ready();
+    }
+
+    /// XenStore work of the A-link has ended.
+    pub(super) fn alink_job_done(&mut self, done: LinkDone, platform: &mut P) {
+        self.alink.chain.ended(&mut self.store);
+        let event = match done {
+            LinkDone::Keys(dir, keys) => {
+                let state = XenbusState::parse(keys.get("state").map(String::as_str));
+                if dir == FRONT_DIR {
+                    link::Event::Front(state)
+                } else if self.alink.back.as_ref() == Some(&dir) {
+                    link::Event::Backend(state)
+                } else {
+                    return;
+                }
+            }
+            LinkDone::Dir(Some(nodes)) => link::Event::Devices(parse_exports(&nodes)),
+            LinkDone::Dir(None) => link::Event::ReadFailed,
+            LinkDone::Opened(Ok(())) => link::Event::Opened,
+            LinkDone::Opened(Err(error)) => {
+                log::error!("cannot open the link to dom0: {error}");
+                self.close_alink(platform);
+                link::Event::OpenFailed
+            }
+            LinkDone::Wrote(Err(error)) => {
+                log::error!("cannot write our side of the link to dom0: {error}");
+                return;
+            }
+            LinkDone::Wrote(Ok(())) => return,
+        };
+        self.alink_event(event, platform);
+    }
+
+    fn alink_event(&mut self, event: link::Event, platform: &mut P) {
+        for action in self.alink.link.handle(event) {
+            self.alink_action(action, platform);
+        }
+    }
+
+    fn alink_action(&mut self, action: link::Action, platform: &mut P) {
+        match action {
+            link::Action::Open => self.open_alink(platform),
+            link::Action::SetState(state) => {
+                log::info!("link to dom0 goes to state {state}");
+                let job = LinkJob::SetState { dir: FRONT_DIR.into(), state };
+                self.alink.chain.push(job, &mut self.store);
+            }
+            link::Action::ReadDevices => {
+                if let Some(dir) = self.alink.back.clone() {
+                    let job = LinkJob::ReadDir { dir, limit: jobs::MAX_BACK_NODES };
+                    self.alink.chain.push(job, &mut self.store);
+                }
+            }
+            link::Action::Added(export) => self.device_added(&export, platform),
+            link::Action::Removed(device) => self.device_leaves(device, platform),
+            link::Action::Close => self.close_alink(platform),
+        }
+        self.check_ready();
+    }
+
+    fn close_alink(&mut self, platform: &mut P) {
+        if let Some(Open { reference, page, port }) = self.alink.open.take() {
+            platform.close(port);
+            platform.end_grant(reference, page);
+        }
+    }
+
+    /// Grants the page, makes the port, and publishes both.
+    fn open_alink(&mut self, platform: &mut P) {
+        let (reference, page) = match platform.grant(DomId::DOM0) {
+            Ok(granted) => granted,
+            Err(error) => {
+                log::error!("no page for the link to dom0: {error}");
+                return self.alink_event(link::Event::OpenFailed, platform);
+            }
+        };
+        let port = match platform.alloc_unbound(DomId::DOM0) {
+            Ok(port) => port,
+            Err(error) => {
+                platform.end_grant(reference, page);
+                log::error!("no port for the link to dom0: {error}");
+                return self.alink_event(link::Event::OpenFailed, platform);
+            }
+        };
+        pcifront::aer::announce_aer(&page);
+        self.alink.open = Some(Open { reference, page, port });
+        let details = [
+            ("pci-op-ref", reference.to_string()),
+            ("event-channel", port.to_string()),
+            ("magic", pciif::MAGIC.to_string()),
+        ];
+        let details =
+            details.map(|(key, value)| (format!("{FRONT_DIR}/{key}"), value)).to_vec();
+        let dir = FRONT_DIR.into();
+        let job = LinkJob::Open { dir, details, state: XenbusState::Initialised };
+        self.alink.chain.push(job, &mut self.store);
+    }
+
+    /// The port of the A-link has fired: dom0 may want something of its own.
+    pub(super) fn alink_port(&mut self, platform: &mut P) {
+        let Some(open) = &self.alink.open else { return };
+        if let Some(served) = pcifront::aer::serve_aer(&open.page) {
+            platform.notify(open.port);
+            log::warn!("dom0 reports a PCI error: {served}");
+        }
+    }
+
+    /// Moves the A-link's slot on; whether anything moved.
+    pub(super) fn pump_bus(&mut self, platform: &mut P) -> bool {
+        let now = platform.now();
+        let Some(open) = &self.alink.open else {
+            let mut moved = false;
+            for customer in self.bus.take_all() {
+                self.access_answers.push_back((customer, Err(AccessError::LinkDown)));
+                moved = true;
+            }
+            return moved;
+        };
+        let mut moved = false;
+        if let Some(ended) = self.bus.poll(&open.page, now) {
+            self.access_answers.push_back(ended);
+            moved = true;
+        }
+        match self.bus.start(&open.page, now) {
+            Started::Nothing => {}
+            Started::Notify => platform.notify(open.port),
+            Started::Failed(customer, answer) => {
+                self.access_answers.push_back((customer, answer));
+                moved = true;
+            }
+        }
+        moved
+    }
+
+    fn device_added(&mut self, export: &Export, platform: &mut P) {
+        let device = export.device;
+        log::info!("{device} is in the pool");
+        let known = PoolDevice { at: export.at, function: None, settled: false };
+        self.pool.insert(device, known);
+        let steps = self.tasks.start(device, Work::Scan, platform.now());
+        self.task_steps(steps, platform);
+    }
+
+    /// Dom0 takes a device away: at once if it is not lent, else when its loan is over.
+    fn device_leaves(&mut self, device: Sbdf, platform: &mut P) {
+        if self.is_in_use(device) {
+            log::warn!("{device} is taken from the pool while it is lent");
+            self.alink.leaving.insert(device, platform.now().after(LEAVE_TIMEOUT));
+        } else {
+            self.device_left(device, platform);
+        }
+    }
+
+    /// A loan of the device is over: if dom0 waits for that, it may go now.
+    pub(super) fn device_is_unused(&mut self, device: Sbdf, platform: &mut P) {
+        if self.alink.leaving.contains_key(&device) && !self.is_in_use(device) {
+            self.device_left(device, platform);
+        }
+    }
+
+    fn device_left(&mut self, device: Sbdf, platform: &mut P) {
+        log::info!("{device} has left the pool");
+        self.alink.leaving.remove(&device);
+        self.pool.remove(&device);
+        self.tasks.drop_device(device);
+        self.bus.forget(Customer::Task(device));
+        self.alink_event(link::Event::Released(device), platform);
+    }
+
+    /// Devices whose loans did not end in time.
+    pub(super) fn tick_alink(&mut self, now: Instant, platform: &mut P) {
+        let due = self.alink.leaving.iter().filter(|(_, until)| **until <= now);
+        let due: Vec<Sbdf> = due.map(|(device, _)| *device).collect();
+        for device in due {
+            log::error!(
+                "{device} leaves the pool, and its loan has not ended; is the daemon there?"
+            );
+            self.device_left(device, platform);
+        }
+    }
+
+    /// When the next of them is due.
+    pub(super) fn alink_deadline(&self) -> Option<Instant> {
+        self.alink.leaving.values().min().copied()
+    }
+
+    /// A scan has ended.
+    pub(super) fn scanned(&mut self, device: Sbdf, result: Result<Function, ScanError>) {
+        let Some(known) = self.pool.get_mut(&device) else { return };
+        known.settled = true;
+        match result {
+            Ok(function) => {
+                log::info!("{function}");
+                known.function = Some(function);
+            }
+            Err(error) => log::error!("{device} cannot be used: {error}"),
+        }
+        self.became_ready(device);
+        self.check_ready();
+    }
+
+    /// The daemon has (or no longer has) these devices in quarantine.
+    pub(super) fn quarantine(&mut self, devices: BTreeSet<Sbdf>) {
+        let new: Vec<Sbdf> = devices.difference(&self.quarantined).copied().collect();
+        self.quarantined = devices;
+        for device in new {
+            log::info!("{device} is in quarantine");
+            self.became_ready(device);
+        }
+    }
+
+    fn became_ready(&mut self, device: Sbdf) {
+        let function = self.pool.get(&device).and_then(|known| known.function.clone());
+        if self.quarantined.contains(&device)
+            && let Some(function) = function
+        {
+            self.newly_ready.push(function);
+        }
+    }
+
+    /// Whether everything that dom0 exported at the start is scanned.
+    pub(super) fn pool_is_settled(&self) -> bool {
+        let connected = self.alink.link.state() == link::State::Connected
+            || self.alink.back.is_none();
+        self.alink.searched && connected && self.pool.values().all(|known| known.settled)
+    }
+}

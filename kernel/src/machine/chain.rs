@@ -1,0 +1,135 @@
+//! The XenStore work of one link, in order.
+//!
+//! A state node means that what was written before it is there, so the jobs of a link run
+//! one after the other, while those of different links overlap.
+
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use pcidom_xenbus::client::Client;
+use pcidom_xenbus::store::{Snapshot, Store, StoreError};
+use pcidom_xenbus::{DomId, XenbusState};
+
+use super::jobs::Done;
+
+/// Which link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LinkId {
+    /// The A-link, towards dom0.
+    Dom0,
+    /// The B-link of a guest.
+    Guest(DomId),
+}
+
+/// One piece of work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum LinkJob {
+    /// Write our state.
+    SetState { dir: String, state: XenbusState },
+    /// Write nodes in one transaction.
+    WriteAll(Vec<(String, String)>),
+    /// Publish our details in one transaction, and then our state.
+    Open { dir: String, details: Vec<(String, String)>, state: XenbusState },
+    /// Read some keys of a directory; what is not there is left out.
+    ReadKeys { dir: String, keys: &'static [&'static str] },
+    /// Read a whole directory in one transaction.
+    ReadDir { dir: String, limit: usize },
+}
+
+/// What it brought.
+#[derive(Debug)]
+pub(super) enum LinkDone {
+    /// State or nodes are written, or not.
+    Wrote(Result<(), StoreError>),
+    /// Details and state are published, or not.
+    Opened(Result<(), StoreError>),
+    /// The keys that are there, and of which directory.
+    Keys(String, Snapshot),
+    /// The directory, `None` if it isn't there.
+    Dir(Option<Snapshot>),
+}
+
+impl LinkJob {
+    async fn run(self, store: Store) -> LinkDone {
+        match self {
+            Self::SetState { dir, state } => {
+                LinkDone::Wrote(set_state(&store, &dir, state).await)
+            }
+            Self::WriteAll(nodes) => LinkDone::Wrote(store.write_all(&nodes).await),
+            Self::Open { dir, details, state } => {
+                LinkDone::Opened(match store.write_all(&details).await {
+                    Ok(()) => set_state(&store, &dir, state).await,
+                    error => error,
+                })
+            }
+            Self::ReadKeys { dir, keys } => {
+                let mut found = Snapshot::new();
+                for key in keys {
+                    if let Ok(value) = store.read(&format!("{dir}/{key}")).await {
+                        found.insert((*key).into(), value);
+                    }
+                }
+                LinkDone::Keys(dir, found)
+            }
+            Self::ReadDir { dir, limit } => {
+                LinkDone::Dir(store.snapshot(&dir, limit).await.ok())
+            }
+        }
+    }
+}
+
+async fn set_state(
+    store: &Store,
+    dir: &str,
+    state: XenbusState,
+) -> Result<(), StoreError> {
+    store.write(&format!("{dir}/state"), &format!("{}", state.number())).await
+}
+
+/// The queue of one link.
+#[derive(Debug)]
+pub(super) struct Chain {
+    link: LinkId,
+    busy: bool,
+    queue: VecDeque<LinkJob>,
+}
+
+impl Chain {
+    pub(super) const fn new(link: LinkId) -> Self {
+        Self { link, busy: false, queue: VecDeque::new() }
+    }
+
+    /// Adds work. A read that waits already with nothing to be written after it is not
+    /// added again: it will see what there is to see.
+    pub(super) fn push(&mut self, job: LinkJob, store: &mut Client<Done>) {
+        let waits = self.queue.iter().rev().take_while(|waiting| waiting.is_read());
+        if !(job.is_read() && waits.into_iter().any(|waiting| *waiting == job)) {
+            self.queue.push_back(job);
+        }
+        self.start(store);
+    }
+
+    /// A job of this chain has ended.
+    pub(super) fn ended(&mut self, store: &mut Client<Done>) {
+        self.busy = false;
+        self.start(store);
+    }
+
+    fn start(&mut self, store: &mut Client<Done>) {
+        if self.busy {
+            return;
+        }
+        let Some(job) = self.queue.pop_front() else { return };
+        self.busy = true;
+        let link = self.link;
+        store.run(async move |store| Done::Link(link, job.run(store).await));
+    }
+}
+
+impl LinkJob {
+    const fn is_read(&self) -> bool {
+        matches!(self, Self::ReadKeys { .. } | Self::ReadDir { .. })
+    }
+}

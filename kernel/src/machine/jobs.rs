@@ -1,0 +1,233 @@
+//! XenStore procedures of the event loop, and what they bring.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use pcidom_loan::{CONTROL_DIR, LeaseAnswer, LoanId, LoanOrder, NodeName, QUARANTINED};
+use pcidom_pci::Sbdf;
+use pcidom_xenbus::DomId;
+use pcidom_xenbus::store::{Store, StoreError};
+
+use super::chain::{LinkDone, LinkId};
+
+/// Where the A-link's front directory is: libxl makes no other.
+pub(super) const FRONT_DIR: &str = "device/pci/0";
+
+/// Most nodes read of the A-link's back directory: ten of its own and seven for each of
+/// 256 functions (32 slots of vpci).
+pub(super) const MAX_BACK_NODES: usize = 10 + 7 * 256;
+
+/// Tokens of our watches.
+pub(super) mod token {
+    pub(crate) const SHUTDOWN: &str = "shutdown";
+    pub(crate) const FRONT: &str = "front";
+    pub(crate) const FRONT_STATE: &str = "front-state";
+    pub(crate) const BACK: &str = "back";
+    pub(crate) const POOL: &str = "pool";
+    pub(crate) const ORDERS: &str = "orders";
+    pub(crate) const ANSWERS: &str = "answers";
+    pub(crate) const QUERY: &str = "query";
+    /// Followed by the guest's domid.
+    pub(crate) const GUEST_FRONT: &str = "guest-front ";
+    /// Followed by the guest's domid.
+    pub(crate) const GUEST_BACK: &str = "guest-back ";
+}
+
+/// What a job brought.
+#[derive(Debug)]
+pub(super) enum Done {
+    /// Nothing to tell.
+    Nothing,
+    /// Our domid is known and all standing watches are set.
+    Started(Result<DomId, StoreError>),
+    /// A write that nothing waits for.
+    Written(String, Result<(), StoreError>),
+    /// `control/shutdown` says this.
+    Shutdown(Option<String>),
+    /// The A-link's backend directory, if the toolstack made one.
+    BackFound(Option<String>),
+    /// Devices that the daemon has taken into quarantine.
+    Pool(BTreeSet<Sbdf>),
+    /// All orders of the daemon.
+    Orders(BTreeMap<LoanId, LoanOrder>),
+    /// The daemon's answer for a loan, as it stands.
+    Answer(LoanId, LeaseAnswer),
+    /// The daemon wants a report with this number.
+    Query(Option<String>),
+    /// What a link's own work brought.
+    Link(LinkId, LinkDone),
+}
+
+/// Sets the standing watches and learns who we are.
+pub(super) async fn start(store: Store) -> Done {
+    Done::Started(
+        async {
+            let domid = store.read("domid").await?;
+            let watches = [
+                ("control/shutdown", token::SHUTDOWN),
+                ("device/pci/0/backend", token::FRONT),
+                ("device/pci/0/state", token::FRONT_STATE),
+                ("pcidom/pool", token::POOL),
+                ("pcidom/loans", token::ORDERS),
+                ("pcidom/answers", token::ANSWERS),
+                ("pcidom/query", token::QUERY),
+            ];
+            for (path, token) in watches {
+                store.watch(path, token).await?;
+            }
+            domid.parse().map_err(|_| StoreError::BadAnswer)
+        }
+        .await,
+    )
+}
+
+/// Writes one node.
+pub(super) async fn write(store: Store, path: String, value: String) -> Done {
+    let result = store.write(&path, &value).await;
+    Done::Written(path, result)
+}
+
+/// Removes nodes.
+pub(super) async fn remove(store: Store, paths: Vec<String>) -> Done {
+    for path in &paths {
+        if let Err(error) = store.remove(path).await {
+            return Done::Written(path.clone(), Err(error));
+        }
+    }
+    Done::Written(String::new(), Ok(()))
+}
+
+/// Reads `control/shutdown`, and acknowledges it by emptying it, as Xen's toolstack waits for.
+pub(super) async fn shutdown(store: Store) -> Done {
+    let request =
+        store.read("control/shutdown").await.ok().filter(|text| !text.is_empty());
+    if let Some(request) = &request
+        && matches!(request.as_str(), "poweroff" | "reboot" | "halt")
+        && let Err(error) = store.write("control/shutdown", "").await
+    {
+        return Done::Written("control/shutdown".into(), Err(error));
+    }
+    Done::Shutdown(request)
+}
+
+/// Finds the A-link's backend and watches its state.
+pub(super) async fn find_back(store: Store, known: Option<String>) -> Done {
+    let found = store.find(&format!("{FRONT_DIR}/backend")).await.ok().flatten();
+    if known != found {
+        if let Some(old) = known {
+            drop(store.unwatch(&format!("{old}/state"), token::BACK).await);
+        }
+        if let Some(back) = &found {
+            drop(store.watch(&format!("{back}/state"), token::BACK).await);
+        }
+    }
+    Done::BackFound(found)
+}
+
+/// Reads which devices the daemon has quarantined.
+pub(super) async fn pool(store: Store) -> Done {
+    let nodes = store.snapshot(&format!("{CONTROL_DIR}/pool"), MAX_BACK_NODES).await;
+    let quarantined =
+        nodes.unwrap_or_default().into_iter().filter_map(|(name, value)| {
+            NodeName::parse(&name).filter(|_| value == QUARANTINED).map(|name| name.0)
+        });
+    Done::Pool(quarantined.collect())
+}
+
+/// Reads all orders. One that makes no sense is as good as none, and the daemon, which
+/// wrote it, waits in vain and says so.
+pub(super) async fn orders(store: Store) -> Done {
+    let limit = pcidom_loan::MAX_LOANS.into();
+    let nodes = store.snapshot(&format!("{CONTROL_DIR}/loans"), limit).await;
+    let orders = nodes.unwrap_or_default().into_iter().filter_map(|(name, value)| {
+        let order =
+            value.parse().inspect_err(|error| log::error!("order {name}: {error}"));
+        LoanId::parse(&name).zip(order.ok())
+    });
+    Done::Orders(orders.collect())
+}
+
+/// Reads the answer for a loan.
+pub(super) async fn answer(store: Store, loan: LoanId) -> Done {
+    let Ok(text) = store.read(&format!("{CONTROL_DIR}/answers/{loan}")).await else {
+        return Done::Nothing;
+    };
+    match text.parse() {
+        Ok(answer) => Done::Answer(loan, answer),
+        Err(error) => {
+            log::error!("answer for loan {loan}: {error}");
+            Done::Nothing
+        }
+    }
+}
+
+/// Reads the daemon's query.
+pub(super) async fn query(store: Store) -> Done {
+    Done::Query(store.read(&format!("{CONTROL_DIR}/query")).await.ok())
+}
+
+/// Watches a guest's two directories.
+pub(super) async fn watch_guest(store: Store, guest: DomId) -> Done {
+    let front = token::GUEST_FRONT;
+    let back = token::GUEST_BACK;
+    let result = async {
+        store
+            .watch(&format!("{}/state", guest_back(guest)), &format!("{back}{guest}"))
+            .await?;
+        store
+            .watch(&format!("{}/num_devs", guest_back(guest)), &format!("{back}{guest}"))
+            .await?;
+        store
+            .watch(&format!("{}/state", guest_front(guest)), &format!("{front}{guest}"))
+            .await
+    };
+    Done::Written(guest_front(guest), result.await)
+}
+
+/// Ends the watches on a guest's directories.
+pub(super) async fn unwatch_guest(store: Store, guest: DomId) -> Done {
+    let front = token::GUEST_FRONT;
+    let back = token::GUEST_BACK;
+    let result = async {
+        store
+            .unwatch(&format!("{}/state", guest_back(guest)), &format!("{back}{guest}"))
+            .await?;
+        store
+            .unwatch(
+                &format!("{}/num_devs", guest_back(guest)),
+                &format!("{back}{guest}"),
+            )
+            .await?;
+        store
+            .unwatch(&format!("{}/state", guest_front(guest)), &format!("{front}{guest}"))
+            .await
+    };
+    Done::Written(guest_front(guest), result.await)
+}
+
+/// The directory of a guest's frontend. The daemon makes it there and nowhere else, so it
+/// is computed, not read from a node.
+pub(super) fn guest_front(guest: DomId) -> String {
+    format!("/local/domain/{guest}/device/pci/0")
+}
+
+/// The directory of our backend for a guest, relative to our home.
+pub(super) fn guest_back(guest: DomId) -> String {
+    format!("backend/pci/{guest}/0")
+}
+
+/// Writes a report anew: what an earlier one said of devices and guests is removed.
+pub(super) async fn replace(store: Store, nodes: Vec<(String, String)>) -> Done {
+    let root = format!("{}/report", pcidom_loan::REPORT_DIR);
+    if let Err(error) = store.remove(&root).await {
+        return Done::Written(root, Err(error));
+    }
+    for (path, value) in &nodes {
+        if let Err(error) = store.write(path, value).await {
+            return Done::Written(path.clone(), Err(error));
+        }
+    }
+    Done::Nothing
+}

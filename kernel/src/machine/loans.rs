@@ -1,0 +1,272 @@
+//! Loans, as the daemon orders them.
+//!
+//! ```text
+//!            order prepare            order lent            order ending
+//!   (none) ---------------> Resetting ----------> on the link ----------> Resetting
+//!                              | 1                                           | 2
+//!                              v                                             v
+//!                    report ready or failed              report returned or failed
+//!
+//!   order removed, at any time: forgotten, 3
+//! ```
+//! 1, 2: [`Machine::reset_ended`]. 3: [`Machine::new_orders`].
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use pciback::LeaseError;
+use pciback::vbus::Placing;
+use pcidom_loan::{
+    Generation, LeaseAnswer, LeaseAsk, LoanId, LoanOrder, LoanReport, Outcome, Phase,
+    REPORT_DIR,
+};
+use pcidom_pci::Sbdf;
+use pcidom_pci::reset::{Method, ResetError};
+use pcidom_script::Instant;
+use pcidom_xenbus::{DomId, Pirq};
+
+use super::Machine;
+use super::jobs;
+use super::leases::{LeaseClient, LeaseStep, NoLease};
+use super::tasks::Work;
+use crate::platform::Platform;
+
+/// One loan.
+#[derive(Debug)]
+pub(super) struct Loan {
+    pub(super) order: LoanOrder,
+    pub(super) lease: LeaseClient,
+    /// The device has been reset after the loan's end, or could not be.
+    over: bool,
+}
+
+impl Loan {
+    const fn guest(&self) -> DomId {
+        DomId(self.order.guest)
+    }
+}
+
+impl<P: Platform> Machine<P> {
+    /// The daemon's orders have changed.
+    pub(super) fn new_orders(
+        &mut self,
+        orders: &BTreeMap<LoanId, LoanOrder>,
+        platform: &mut P,
+    ) {
+        let known: Vec<LoanId> = self.loans.keys().copied().collect();
+        for id in known {
+            let same = |loan: &Loan| {
+                orders
+                    .get(&id)
+                    .is_some_and(|order| order.generation == loan.order.generation)
+            };
+            if !self.loans.get(&id).is_some_and(same) {
+                self.forget_loan(id, platform);
+            }
+        }
+        for (id, order) in orders {
+            let before = self.loans.get(id).map(|loan| loan.order.phase);
+            if before == Some(order.phase) {
+                continue;
+            }
+            let lease = LeaseClient::new(order.generation);
+            let fresh = Loan { order: *order, lease, over: false };
+            self.loans.entry(*id).or_insert(fresh).order = *order;
+            self.obey(*id, *order, platform);
+        }
+    }
+
+    fn obey(&mut self, id: LoanId, order: LoanOrder, platform: &mut P) {
+        let (guest, device) = (DomId(order.guest), order.device);
+        match order.phase {
+            Phase::Prepare => {
+                log::info!("loan {id}: {device} is wanted for domain {guest}");
+                self.reset(id, order, platform);
+            }
+            Phase::Lent => {
+                log::info!("loan {id}: {device} is lent to domain {guest}");
+                let function =
+                    self.pool.get(&device).and_then(|known| known.function.as_ref());
+                let bridge = function.is_some_and(|f| f.is_bridge());
+                let placing =
+                    Placing { device, slot: order.slot, virtual_function: false, bridge };
+                self.lend(guest, placing, platform);
+            }
+            Phase::Ending => {
+                log::info!("loan {id}: {device} comes back from domain {guest}");
+                let told = self.loans.get_mut(&id).and_then(|loan| loan.lease.end());
+                self.lease_steps(id, guest, told);
+                self.take_back(guest, device, platform);
+                self.reset(id, order, platform);
+            }
+        }
+    }
+
+    fn reset(&mut self, id: LoanId, order: LoanOrder, platform: &mut P) {
+        let known = self.pool.get(&order.device);
+        let Some(function) = known.and_then(|known| known.function.clone()) else {
+            let text = format!("{} is not in the pool of this pcidom", order.device);
+            self.report(id, order.generation, Err(text), platform);
+            return;
+        };
+        let work = Work::Reset { loan: id, generation: order.generation, function };
+        let steps = self.tasks.start(order.device, work, platform.now());
+        self.task_steps(steps, platform);
+    }
+
+    /// A reset for a loan has ended.
+    pub(super) fn reset_ended(
+        &mut self,
+        id: LoanId,
+        generation: Generation,
+        result: Result<Method, ResetError>,
+        platform: &mut P,
+    ) {
+        let result = result.map(|method| method.to_string()).map_err(|e| e.to_string());
+        self.report(id, generation, result, platform);
+    }
+
+    fn report(
+        &mut self,
+        id: LoanId,
+        generation: Generation,
+        result: Result<String, String>,
+        platform: &mut P,
+    ) {
+        let Some(loan) = self.loans.get_mut(&id) else { return };
+        if loan.order.generation != generation {
+            return;
+        }
+        let (guest, device, phase) = (loan.guest(), loan.order.device, loan.order.phase);
+        match &result {
+            Ok(method) => log::info!("loan {id}: {device} reset: {method}"),
+            Err(reason) => log::error!("loan {id}: {device} not reset: {reason}"),
+        }
+        if phase == Phase::Ending {
+            loan.over = true;
+            self.device_is_unused(device, platform);
+            let mut others = self.loans.values().filter(|other| other.guest() == guest);
+            if others.all(|other| other.over) {
+                self.release_dead(guest, platform);
+            }
+        }
+        let outcome = match (result, phase) {
+            (Ok(method), Phase::Prepare) => Outcome::Ready(method),
+            (Ok(method), Phase::Lent | Phase::Ending) => Outcome::Returned(method),
+            (Err(reason), _) => Outcome::Failed(reason),
+        };
+        let report = LoanReport { generation, outcome };
+        let path = format!("{REPORT_DIR}/loans/{id}");
+        let value = report.to_string();
+        self.store.run(async move |store| jobs::write(store, path, value).await);
+    }
+
+    fn forget_loan(&mut self, id: LoanId, platform: &mut P) {
+        let Some(mut loan) = self.loans.remove(&id) else { return };
+        let (guest, device) = (loan.guest(), loan.order.device);
+        let told = loan.lease.end();
+        self.lease_steps(id, guest, told);
+        log::info!("loan {id}: over, {device} is free");
+        if loan.order.phase == Phase::Lent {
+            // The daemon never does this; if it happens, the guest must not keep the device.
+            self.take_back(guest, device, platform);
+        }
+        self.device_is_unused(device, platform);
+        if !self.loans.values().any(|other| other.guest() == guest) {
+            self.drop_guest(guest, platform);
+        }
+        let paths = ["loans", "requests"].map(|node| format!("{REPORT_DIR}/{node}/{id}"));
+        self.store.run(async move |store| jobs::remove(store, paths.into()).await);
+    }
+
+    /// Whether a loan stands between `device` and its leaving the pool.
+    pub(super) fn is_in_use(&self, device: Sbdf) -> bool {
+        self.loans.values().any(|loan| loan.order.device == device && !loan.over)
+    }
+
+    /// A guest's server asks for leases.
+    pub(super) fn ask_lease(
+        &mut self,
+        guest: DomId,
+        device: Sbdf,
+        ask: LeaseAsk,
+        now: Instant,
+    ) {
+        let found = self.loans.iter_mut().find(|(_, loan)| {
+            let order = &loan.order;
+            (DomId(order.guest), order.device, order.phase)
+                == (guest, device, Phase::Lent)
+        });
+        let Some((id, loan)) = found else {
+            // No loan, no leases: the daemon has ended those there were.
+            self.lease_answers.push_back((guest, Err(LeaseError::Unavailable)));
+            return;
+        };
+        let step = loan.lease.ask(ask, now);
+        let id = *id;
+        self.lease_steps(id, guest, step);
+    }
+
+    fn lease_steps(
+        &mut self,
+        id: LoanId,
+        guest: DomId,
+        steps: impl IntoIterator<Item = LeaseStep>,
+    ) {
+        for step in steps {
+            match step {
+                LeaseStep::Send(request) => {
+                    let path = format!("{REPORT_DIR}/requests/{id}");
+                    let value = request.to_string();
+                    self.store
+                        .run(async move |store| jobs::write(store, path, value).await);
+                }
+                LeaseStep::Tell(result) => {
+                    let answer = result
+                        .map(|pirqs| pirqs.into_iter().map(Pirq).collect())
+                        .map_err(|error| match error {
+                            NoLease::Refused(refusal) => LeaseError::Refused(refusal),
+                            NoLease::NoAnswer => LeaseError::Unavailable,
+                        });
+                    self.lease_answers.push_back((guest, answer));
+                }
+            }
+        }
+    }
+
+    /// The daemon's answers have changed: read those that somebody waits for.
+    pub(super) fn read_answers(&mut self) {
+        for (id, loan) in &self.loans {
+            if loan.lease.is_open() {
+                let id = *id;
+                self.store.run(async move |store| jobs::answer(store, id).await);
+            }
+        }
+    }
+
+    /// An answer of the daemon, as its node stands.
+    pub(super) fn lease_answered(&mut self, id: LoanId, answer: &LeaseAnswer) {
+        let Some(loan) = self.loans.get_mut(&id) else { return };
+        let guest = loan.guest();
+        let steps = loan.lease.answered(answer);
+        self.lease_steps(id, guest, steps);
+    }
+
+    /// Lease requests whose time is over.
+    pub(super) fn tick_leases(&mut self, now: Instant) {
+        let ids: Vec<LoanId> = self.loans.keys().copied().collect();
+        for id in ids {
+            let Some(loan) = self.loans.get_mut(&id) else { continue };
+            let guest = loan.guest();
+            let step = loan.lease.tick(now);
+            self.lease_steps(id, guest, step);
+        }
+    }
+
+    /// The next deadline of any lease request.
+    pub(super) fn leases_deadline(&self) -> Option<Instant> {
+        self.loans.values().filter_map(|loan| loan.lease.deadline()).min()
+    }
+}

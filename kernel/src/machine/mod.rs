@@ -1,0 +1,314 @@
+//! The event loop: everything pcidom does, driven by events, over a [`Platform`].
+//!
+//! | module | what it is about |
+//! |---|---|
+//! | `alink` | the pool: our frontend towards dom0 |
+//! | `bus` | whose access goes over the A-link next |
+//! | `tasks` | scans and resets of pool devices |
+//! | `loans`, `leases` | what the daemon orders, and pirqs asked of it |
+//! | `guests`, `storm` | the backend of each guest |
+//! | `chain`, `jobs` | XenStore work |
+//! | `report` | answers to `pcidomctl status` |
+
+mod alink;
+mod bus;
+mod chain;
+mod guests;
+mod jobs;
+mod leases;
+mod loans;
+mod report;
+mod storm;
+mod tasks;
+
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use pciback::LeaseError;
+use pcidom_loan::{LoanId, READY, REPORT_DIR};
+use pcidom_pci::function::Function;
+use pcidom_pci::{Access, AccessError, Answer, Sbdf};
+use pcidom_script::Instant;
+use pcidom_xenbus::client::Client;
+use pcidom_xenbus::{DomId, Pirq, Port};
+
+use self::alink::{Alink, PoolDevice};
+use self::bus::{Bus, Customer};
+use self::chain::LinkId;
+use self::guests::Guest;
+use self::jobs::{Done, token};
+use self::loans::Loan;
+use self::tasks::{Ended, TaskStep, Tasks};
+use crate::platform::Platform;
+
+/// What has happened outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A port has fired.
+    Port(Port),
+    /// The XenStore ring has moved.
+    Store,
+}
+
+/// How the domain is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Halt {
+    /// `xl shutdown`
+    PowerOff,
+    /// `xl reboot`
+    Reboot,
+}
+
+/// The whole of pcidom.
+#[derive(Debug)]
+pub struct Machine<P: Platform> {
+    store: Client<Done>,
+    alink: Alink<P>,
+    bus: Bus,
+    tasks: Tasks,
+    pool: BTreeMap<Sbdf, PoolDevice>,
+    /// Devices that the daemon has in quarantine: no right of ours is left.
+    quarantined: BTreeSet<Sbdf>,
+    loans: BTreeMap<LoanId, Loan>,
+    guests: BTreeMap<DomId, Guest<P>>,
+    /// Accesses that failed before they reached the A-link.
+    access_answers: VecDeque<(Customer, Answer)>,
+    /// Leases for guests' servers.
+    lease_answers: VecDeque<(DomId, Result<Vec<Pirq>, LeaseError>)>,
+    /// Devices that have become ready since somebody asked.
+    newly_ready: Vec<Function>,
+    started: bool,
+    ready: bool,
+    halt: Option<Halt>,
+}
+
+impl<P: Platform> Machine<P> {
+    /// Starts with nothing known. `generation` tells this start of the image from earlier
+    /// ones in the same domain.
+    pub fn start(generation: u8, platform: &mut P) -> Self {
+        let mut machine = Self {
+            store: Client::new(generation),
+            alink: Alink::new(),
+            bus: Bus::new(),
+            tasks: Tasks::default(),
+            pool: BTreeMap::new(),
+            quarantined: BTreeSet::new(),
+            loans: BTreeMap::new(),
+            guests: BTreeMap::new(),
+            access_answers: VecDeque::new(),
+            lease_answers: VecDeque::new(),
+            newly_ready: Vec::new(),
+            started: false,
+            ready: false,
+            halt: None,
+        };
+        machine.store.run(jobs::start);
+        machine.pump(platform);
+        machine
+    }
+
+    /// Takes in an event.
+    pub fn handle(&mut self, event: Event, platform: &mut P) {
+        match event {
+            Event::Store => {}
+            Event::Port(port) if self.alink.port() == Some(port) => {
+                self.alink_port(platform);
+            }
+            Event::Port(port) => {
+                if let Some(guest) = self.guest_of(port) {
+                    self.guest_port(guest, platform);
+                }
+            }
+        }
+        self.pump(platform);
+    }
+
+    /// Does what is due now.
+    pub fn tick(&mut self, platform: &mut P) {
+        let now = platform.now();
+        let steps = self.tasks.tick(now);
+        self.task_steps(steps, platform);
+        self.tick_leases(now);
+        self.tick_alink(now, platform);
+        self.tick_guests(now, platform);
+        self.pump(platform);
+    }
+
+    /// When [`Machine::tick`] has something to do; `None` means that only an event helps.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let deadlines = [
+            self.bus.deadline(),
+            self.tasks.deadline(),
+            self.leases_deadline(),
+            self.alink_deadline(),
+            self.guests_deadline(),
+        ];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// How the domain is to end, once that was asked for.
+    pub const fn halt(&self) -> Option<Halt> {
+        self.halt
+    }
+
+    /// Pool devices that have become ready since the last call: scanned, and in quarantine.
+    pub fn take_ready(&mut self) -> Vec<Function> {
+        core::mem::take(&mut self.newly_ready)
+    }
+
+    /// Goes on until nothing moves without an event from outside.
+    fn pump(&mut self, platform: &mut P) {
+        loop {
+            let mut moved = false;
+            while let Some(message) = platform.store_receive() {
+                self.store.receive(&message);
+                moved = true;
+            }
+            while let Some(token) = self.store.next_fired() {
+                self.fired(&token);
+                moved = true;
+            }
+            while let Some(done) = self.store.next_done() {
+                self.done(done, platform);
+                moved = true;
+            }
+            while let Some((guest, answer)) = self.lease_answers.pop_front() {
+                self.lease_told(guest, answer, platform);
+                moved = true;
+            }
+            while let Some((customer, answer)) = self.access_answers.pop_front() {
+                self.accessed(customer, answer, platform);
+                moved = true;
+            }
+            moved |= self.pump_bus(platform);
+            while let Some((id, message)) = self.store.next_message() {
+                if !platform.store_send(&message) {
+                    self.store.unsend(id, &message);
+                    break;
+                }
+                moved = true;
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    fn fired(&mut self, fired: &str) {
+        let guest_of =
+            |prefix| fired.strip_prefix(prefix).and_then(|id: &str| id.parse().ok());
+        match fired {
+            token::SHUTDOWN => self.store.run(jobs::shutdown),
+            token::FRONT => self.find_back(),
+            token::FRONT_STATE => self.read_front_state(),
+            token::BACK => self.read_back_state(),
+            token::POOL => self.store.run(jobs::pool),
+            token::ORDERS => self.store.run(jobs::orders),
+            token::ANSWERS => self.read_answers(),
+            token::QUERY => self.store.run(jobs::query),
+            _ => {
+                if let Some(guest) = guest_of(token::GUEST_FRONT) {
+                    self.read_guest_front(guest);
+                } else if let Some(guest) = guest_of(token::GUEST_BACK) {
+                    self.read_guest_back(guest);
+                }
+            }
+        }
+    }
+
+    fn done(&mut self, done: Done, platform: &mut P) {
+        match done {
+            Done::Nothing => {}
+            Done::Started(Ok(domid)) => {
+                log::info!("domain {domid}");
+                self.started = true;
+                self.check_ready();
+            }
+            Done::Started(Err(error)) => {
+                log::error!("XenStore does not serve us: {error}");
+            }
+            Done::Written(_, Ok(())) => {}
+            Done::Written(path, Err(error)) => {
+                log::error!("cannot write {path}: {error}");
+            }
+            Done::Shutdown(request) => self.shutdown(request.as_deref()),
+            Done::BackFound(back) => self.back_found(back, platform),
+            Done::Pool(devices) => self.quarantine(devices),
+            Done::Orders(orders) => self.new_orders(&orders, platform),
+            Done::Answer(loan, answer) => self.lease_answered(loan, &answer),
+            Done::Query(number) => self.write_report(number),
+            Done::Link(LinkId::Dom0, done) => self.alink_job_done(done, platform),
+            Done::Link(LinkId::Guest(guest), done) => {
+                self.guest_job_done(guest, done, platform);
+            }
+        }
+    }
+
+    fn shutdown(&mut self, request: Option<&str>) {
+        match request {
+            None => return,
+            Some("poweroff" | "halt") => self.halt = Some(Halt::PowerOff),
+            Some("reboot") => self.halt = Some(Halt::Reboot),
+            Some(other) => {
+                let other: String = other.chars().take(32).collect();
+                log::error!(
+                    "`{other}` is not something this domain can do; not acknowledged"
+                );
+                return;
+            }
+        }
+        log::info!("asked to {}", request.unwrap_or_default());
+    }
+
+    /// Lets an access wait for its turn on the A-link.
+    fn access(&mut self, customer: Customer, device: Sbdf, access: Access) {
+        match self.pool.get(&device).and_then(|known| known.at) {
+            Some(at) => self.bus.push(customer, at, access),
+            None => self.access_answers.push_back((customer, Err(AccessError::NoDevice))),
+        }
+    }
+
+    /// An access has ended: tell who asked.
+    fn accessed(&mut self, customer: Customer, answer: Answer, platform: &mut P) {
+        match customer {
+            Customer::Guest(guest) => {
+                self.serve(guest, platform, |server, page, now, out| {
+                    server.on_config(page, answer, now, out);
+                });
+            }
+            Customer::Task(device) => {
+                let steps = self.tasks.answer(device, answer, platform.now());
+                self.task_steps(steps, platform);
+            }
+        }
+    }
+
+    fn task_steps(&mut self, steps: Vec<TaskStep>, platform: &mut P) {
+        for step in steps {
+            match step {
+                TaskStep::Access(device, access) => {
+                    self.access(Customer::Task(device), device, access);
+                }
+                TaskStep::Ended(Ended::Scanned(device, result)) => {
+                    self.scanned(device, result);
+                }
+                TaskStep::Ended(Ended::Reset(loan, generation, result)) => {
+                    self.reset_ended(loan, generation, result, platform);
+                }
+            }
+        }
+    }
+
+    /// Says so once everything that was there at the start is served.
+    fn check_ready(&mut self) {
+        if self.ready || !self.started || !self.pool_is_settled() {
+            return;
+        }
+        self.ready = true;
+        log::info!("ready, {} device(s) in the pool", self.pool.len());
+        let path = format!("{REPORT_DIR}/state");
+        self.store.run(async move |store| jobs::write(store, path, READY.into()).await);
+    }
+}

@@ -1,0 +1,79 @@
+//! What pcidom tells of itself when `pcidomctl status` asks.
+//!
+//! Text for people, in small nodes that each fit a message; the node `number` is written
+//! last and says which query the others answer.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use pciback::policy::Dropped;
+use pcidom_loan::{MAX_TEXT, REPORT_DIR};
+
+use super::Machine;
+use super::jobs;
+use crate::platform::Platform;
+
+/// Denied writes by register: name or offset, how often, and the last value.
+fn denied(dropped: &Dropped) -> String {
+    let mut text = String::new();
+    for write in dropped.writes() {
+        let (count, last) = (write.count, write.last);
+        match write.name {
+            Some(name) => text += &format!(" {name}={last:#x}*{count}"),
+            None => text += &format!(" {:#05x}={last:#x}*{count}", write.offset),
+        }
+    }
+    if dropped.others() > 0 {
+        text += &format!(" others*{}", dropped.others());
+    }
+    text
+}
+
+impl<P: Platform> Machine<P> {
+    /// The daemon asks for a report with this number.
+    pub(super) fn write_report(&mut self, number: Option<String>) {
+        let Some(number) = number.filter(|n| n.len() <= 20) else { return };
+        let mut nodes: Vec<(String, String)> = Vec::new();
+        for (n, (device, known)) in self.pool.iter().enumerate() {
+            let text = match &known.function {
+                Some(function) => function.to_string(),
+                None => format!("{device} not scanned"),
+            };
+            nodes.push((format!("pool/{n}"), text));
+        }
+        for (guest, known) in &self.guests {
+            let c = known.server.counters();
+            let counters = format!(
+                "reads={} writes={} interrupts={} failed={} late={} spurious={}",
+                c.reads,
+                c.writes,
+                c.interrupts,
+                c.failed.iter().fold(0_u32, |sum, n| sum.saturating_add(*n)),
+                c.late,
+                c.spurious,
+            );
+            let trouble = known.trouble.as_deref().unwrap_or("none");
+            let text =
+                format!("link={:?} {counters} trouble: {trouble}", known.link.phase());
+            nodes.push((format!("guests/{guest}"), text));
+            for (n, status) in known.server.functions().enumerate() {
+                let text = format!(
+                    "{} as {} {} denied writes:{}",
+                    status.sbdf,
+                    status.at,
+                    status.mode,
+                    denied(&status.dropped)
+                );
+                nodes.push((format!("guests/{guest}/{n}"), text));
+            }
+        }
+        nodes.push(("number".into(), number));
+        let nodes = nodes.into_iter().map(|(key, text)| {
+            let text = text.chars().take(MAX_TEXT).collect();
+            (format!("{REPORT_DIR}/report/{key}"), text)
+        });
+        let nodes = nodes.collect();
+        self.store.run(async move |store| jobs::replace(store, nodes).await);
+    }
+}
