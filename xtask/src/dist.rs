@@ -10,6 +10,9 @@ use std::process::Command;
 /// The stripped image may not be larger: it is read by people who audit it.
 const IMAGE_LIMIT: u64 = 256 * 1024;
 
+/// Makes `pcidom-kernel` a PV image; without it it is a library for hosts.
+pub(crate) const IMAGE_FEATURE: &str = "image";
+
 /// Builds the image and `pcidomctl` and copies them, with the config files.
 pub(crate) fn build(workspace: &Workspace) -> Result<()> {
     let dist = workspace.dist();

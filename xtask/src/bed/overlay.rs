@@ -38,7 +38,9 @@ pub(crate) fn write(base: &Base, contents: &Contents<'_>, to: &Path) -> Result<(
     if contents.scenario.needs_pcidom || contents.image.is_some() {
         add_dist(contents, &mut tree)?;
     }
-    append(&base.dom0(), &tree, to)
+    append(&base.dom0(), &tree, to)?;
+    fs::remove_file(&guest)?;
+    Ok(())
 }
 
 /// The kernel takes archives one after the other, later files over earlier ones.
