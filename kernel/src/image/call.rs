@@ -5,23 +5,29 @@ use pcidom_kernel::XenError;
 use xen_sys::hypercall::{hypercall2, hypercall3};
 use xen_sys::{
     __HYPERVISOR_console_io, __HYPERVISOR_event_channel_op, __HYPERVISOR_grant_table_op,
-    __HYPERVISOR_physdev_op, __HYPERVISOR_sched_op, __HYPERVISOR_xen_version, CONSOLEIO_write,
+    __HYPERVISOR_physdev_op, __HYPERVISOR_sched_op, __HYPERVISOR_xen_version,
+    CONSOLEIO_write,
 };
 
 /// A structure that a sub-operation of a hypercall takes.
 ///
 /// # Safety
 ///
-/// `NR` and `COMMAND` name an operation whose argument is exactly `Self`, and which
+/// `COMMAND` and `hypercall` are an operation whose argument is exactly `Self`, and which
 /// accesses no memory but that argument and what its pointers lead to; making such a call
 /// with any values breaks no rule of Rust as long as those pointers are good.
 pub(crate) unsafe trait Argument {
     /// The operation, as Xen's headers call it.
     const NAME: &'static str;
-    /// Number of the hypercall.
-    const NR: usize;
     /// The sub-operation.
     const COMMAND: u64;
+
+    /// The hypercall.
+    ///
+    /// # Safety
+    ///
+    /// `address` is that of a `Self`, if `command` is [`Argument::COMMAND`].
+    unsafe fn hypercall(command: u64, address: u64) -> i64;
 }
 
 macro_rules! arguments {
@@ -29,8 +35,12 @@ macro_rules! arguments {
         // SAFETY: so the public header of that operation says.
         unsafe impl Argument for xen_sys::$argument {
             const NAME: &'static str = stringify!($command);
-            const NR: usize = $nr;
             const COMMAND: u64 = xen_sys::$command;
+
+            unsafe fn hypercall(command: u64, address: u64) -> i64 {
+                // SAFETY: the caller's promise.
+                unsafe { hypercall2::<$nr>(command, address) }
+            }
         }
     )* };
 }
@@ -48,19 +58,9 @@ arguments! {
 
 /// Makes the call whose argument that is.
 pub(crate) fn call<A: Argument>(argument: &mut A) -> Result<(), XenError> {
-    let address = (&raw mut *argument).addr() as u64;
-    let result = match A::NR {
-        // SAFETY: the trait promises that the operation takes this argument.
-        __HYPERVISOR_event_channel_op => unsafe {
-            hypercall2::<__HYPERVISOR_event_channel_op>(A::COMMAND, address)
-        },
-        // SAFETY: as above.
-        __HYPERVISOR_sched_op => unsafe {
-            hypercall2::<__HYPERVISOR_sched_op>(A::COMMAND, address)
-        },
-        // SAFETY: as above.
-        _ => unsafe { hypercall2::<__HYPERVISOR_physdev_op>(A::COMMAND, address) },
-    };
+    let address = (&raw mut *argument).expose_provenance() as u64;
+    // SAFETY: the trait promises that the operation takes this argument.
+    let result = unsafe { A::hypercall(A::COMMAND, address) };
     errno(result).map_err(|errno| XenError { call: A::NAME, errno })
 }
 
@@ -70,14 +70,14 @@ pub(crate) fn call<A: Argument>(argument: &mut A) -> Result<(), XenError> {
 ///
 /// `argument` is what `command` takes, and the addresses in it are the caller's to give.
 pub(crate) unsafe fn grant_table<A>(command: u64, argument: &mut A) -> Result<(), i32> {
-    let address = (&raw mut *argument).addr() as u64;
+    let address = (&raw mut *argument).expose_provenance() as u64;
     // SAFETY: the caller's promise; the count is 1, so only this structure is accessed.
     errno(unsafe { hypercall3::<__HYPERVISOR_grant_table_op>(command, address, 1) })
 }
 
 /// Writes to Xen's own console; refused to all but the first domain.
 pub(crate) fn xen_console(text: &[u8]) -> bool {
-    let address = text.as_ptr().addr() as u64;
+    let address = text.as_ptr().expose_provenance() as u64;
     // SAFETY: Xen reads that many bytes from there, no more.
     let result = unsafe {
         hypercall3::<__HYPERVISOR_console_io>(CONSOLEIO_write, text.len() as u64, address)
@@ -90,7 +90,6 @@ pub(crate) fn xen_version() -> (u16, u16) {
     // SAFETY: this sub-operation takes no argument.
     let version =
         unsafe { hypercall2::<__HYPERVISOR_xen_version>(xen_sys::XENVER_version, 0) };
-    let [_, _, _, _, major @ .., b5, b6, b7] = version.to_be_bytes();
-    let [b4] = major;
-    (u16::from_be_bytes([b4, b5]), u16::from_be_bytes([b6, b7]))
+    let [_, _, _, _, high, low, minor_high, minor_low] = version.to_be_bytes();
+    (u16::from_be_bytes([high, low]), u16::from_be_bytes([minor_high, minor_low]))
 }

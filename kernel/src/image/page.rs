@@ -11,6 +11,10 @@ use pcidom_xenbus::page::PAGE_WORDS;
 #[derive(Debug)]
 pub(crate) struct Page(NonNull<u32>);
 
+// SAFETY: it is an address, valid on every CPU, and all accesses through it are atomic or
+// volatile.
+unsafe impl Send for Page {}
+
 impl Page {
     /// The page at `first`.
     ///

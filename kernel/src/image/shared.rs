@@ -44,7 +44,8 @@ fn pending_word(port: u32) -> Option<(*mut u64, u64)> {
     if address == 0 || port >= PORTS {
         return None;
     }
-    let offset = offset_of!(shared_info, evtchn_pending) as u64 + u64::from(port / 64) * 8;
+    let offset =
+        offset_of!(shared_info, evtchn_pending) as u64 + u64::from(port / 64) * 8;
     Some((VirtAddr::new_truncate(address + offset).as_mut_ptr(), 1 << (port % 64)))
 }
 
@@ -96,8 +97,7 @@ fn scale(time: &vcpu_time_info, ticks: u64) -> u64 {
     } else {
         passed.checked_shl(shift)
     };
-    let product =
-        u128::from(shifted.unwrap_or(0)) * u128::from(time.tsc_to_system_mul);
+    let product = u128::from(shifted.unwrap_or(0)) * u128::from(time.tsc_to_system_mul);
     let passed = u64::try_from(product >> 32).unwrap_or(0);
     time.system_time.wrapping_add(passed)
 }

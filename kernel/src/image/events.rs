@@ -1,0 +1,150 @@
+//! Event channels: which ports are ours, which have fired, and waiting for them.
+//!
+//! Upcalls and all ports stay masked towards Xen. `SCHEDOP_poll` wakes up for a masked port,
+//! and an event stays pending until it is taken, so masking a port here only means leaving
+//! it out.
+
+use core::time::Duration;
+
+use pcidom_kernel::XenError;
+use pcidom_script::Instant;
+use pcidom_xenbus::{DomId, Port};
+use xen_sys::{
+    DOMID_SELF, MAX_POLL_PORTS, XEN_ENOSPC, evtchn_alloc_unbound,
+    evtchn_bind_interdomain, evtchn_close, evtchn_send, sched_poll,
+};
+
+use super::call::call;
+use super::shared;
+
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    port: Port,
+    masked: bool,
+}
+
+/// The ports of the image: as many as one `SCHEDOP_poll` takes.
+#[derive(Debug)]
+pub(crate) struct Events {
+    known: [Option<Known>; MAX_POLL_PORTS],
+    /// Where the next search begins, so that no port is always first.
+    next: usize,
+}
+
+impl Events {
+    /// No ports yet.
+    pub(crate) const fn new() -> Self {
+        Self { known: [None; MAX_POLL_PORTS], next: 0 }
+    }
+
+    /// Waits for events of `port` too.
+    pub(crate) fn add(&mut self, port: Port) -> Result<(), XenError> {
+        let place = self.known.iter_mut().find(|known| known.is_none());
+        let place = place.ok_or(XenError { call: "SCHEDOP_poll", errno: -XEN_ENOSPC })?;
+        *place = Some(Known { port, masked: false });
+        Ok(())
+    }
+
+    /// `EVTCHNOP_alloc_unbound`
+    pub(crate) fn alloc_unbound(&mut self, peer: DomId) -> Result<Port, XenError> {
+        let mut argument =
+            evtchn_alloc_unbound { dom: DOMID_SELF, remote_dom: peer.0, port: 0 };
+        call(&mut argument)?;
+        self.keep(Port(argument.port))
+    }
+
+    /// `EVTCHNOP_bind_interdomain`. Xen makes an event pending on the new port itself.
+    pub(crate) fn bind_interdomain(
+        &mut self,
+        peer: DomId,
+        port: Port,
+    ) -> Result<Port, XenError> {
+        let mut argument = evtchn_bind_interdomain {
+            remote_dom: peer.0,
+            remote_port: port.0,
+            local_port: 0,
+        };
+        call(&mut argument)?;
+        self.keep(Port(argument.local_port))
+    }
+
+    fn keep(&mut self, port: Port) -> Result<Port, XenError> {
+        match self.add(port) {
+            Ok(()) => Ok(port),
+            Err(error) => {
+                // An open port that nobody listens to would only leak.
+                let _ = call(&mut evtchn_close { port: port.0 });
+                Err(error)
+            }
+        }
+    }
+
+    /// `EVTCHNOP_send`
+    pub(crate) fn notify(port: Port) {
+        if let Err(error) = call(&mut evtchn_send { port: port.0 }) {
+            // The other end is gone: its own state tells, by other ways.
+            log::debug!("port {port}: {error}");
+        }
+    }
+
+    /// Leaves `port` out, or not any more.
+    pub(crate) fn set_masked(&mut self, port: Port, masked: bool) {
+        let mut known = self.known.iter_mut().flatten();
+        if let Some(known) = known.find(|known| known.port == port) {
+            known.masked = masked;
+        }
+    }
+
+    /// `EVTCHNOP_close`
+    pub(crate) fn close(&mut self, port: Port) {
+        for place in &mut self.known {
+            if place.is_some_and(|known| known.port == port) {
+                *place = None;
+            }
+        }
+        if let Err(error) = call(&mut evtchn_close { port: port.0 }) {
+            log::warn!("port {port}: {error}");
+        }
+    }
+
+    /// The next port that has fired; its event is taken.
+    pub(crate) fn take(&mut self) -> Option<Port> {
+        let count = self.known.len();
+        for step in 0..count {
+            let n = (self.next + step) % count;
+            let Some(&Some(Known { port, masked: false })) = self.known.get(n) else {
+                continue;
+            };
+            if shared::take_pending(port.0) {
+                self.next = n + 1;
+                return Some(port);
+            }
+        }
+        None
+    }
+
+    /// Waits until a port fires that is not masked, or until `deadline`. May return early.
+    pub(crate) fn wait(&self, deadline: Option<Instant>) {
+        // Xen rounds a wait that has passed up to some time; and 0 would mean no end.
+        if deadline
+            .is_some_and(|deadline| deadline.since(shared::now()) == Duration::ZERO)
+        {
+            return;
+        }
+        let mut ports = [0; MAX_POLL_PORTS];
+        let listened = self.known.iter().flatten().filter(|known| !known.masked);
+        let mut count = 0;
+        for (place, known) in ports.iter_mut().zip(listened) {
+            *place = known.port.0;
+            count += 1;
+        }
+        let mut argument = sched_poll {
+            ports: ports.as_mut_ptr(),
+            nr_ports: count,
+            timeout: deadline.map_or(0, Instant::as_nanos),
+        };
+        if let Err(error) = call(&mut argument) {
+            log::error!("cannot wait: {error}");
+        }
+    }
+}

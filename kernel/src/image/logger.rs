@@ -1,0 +1,266 @@
+//! The log: lines for people, on the PV console and on COM2.
+//!
+//! A line is formatted once and put into a backlog for each way out; [`pump`] moves what
+//! there is room for and never waits. A line that finds the backlog full is dropped, and the
+//! next one with room says how many were. Only a panic waits, and not for ever.
+
+use core::fmt::{self, Write};
+use core::time::Duration;
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use pcidom_script::Instant;
+use spin::Mutex;
+
+use super::backlog::Backlog;
+use super::console::{Com2, PvConsole, write_to_xen};
+use super::shared;
+
+/// Longest line; what is longer is cut.
+const LINE: usize = 512;
+/// A start prints some 3 KiB, and the ring holds 2 KiB.
+const BACKLOG: usize = 8 * 1024;
+/// How long a panic waits for its text to go out. COM2 at 115200 baud takes 0.7 s for a
+/// whole backlog.
+const PANIC_WAIT: Duration = Duration::from_secs(2);
+
+/// The ways out and what waits for them.
+struct Output {
+    start: Instant,
+    pv: Option<PvConsole>,
+    com2: Option<Com2>,
+    xen: bool,
+    pv_backlog: Backlog,
+    com2_backlog: Backlog,
+}
+
+static OUTPUT: Mutex<Output> = Mutex::new(Output {
+    start: Instant::from_nanos(0),
+    pv: None,
+    com2: None,
+    xen: false,
+    pv_backlog: Backlog::new(),
+    com2_backlog: Backlog::new(),
+});
+
+struct Logger;
+
+static LOGGER: Logger = Logger;
+
+/// What text goes to.
+pub(crate) struct Ways {
+    /// The PV console.
+    pub(crate) pv: Option<PvConsole>,
+    /// COM2.
+    pub(crate) com2: Option<Com2>,
+    /// Xen's console: this is the first domain.
+    pub(crate) xen: bool,
+}
+
+/// Opens the log. Times in it count from now.
+pub(crate) fn start(ways: Ways, level: LevelFilter) {
+    {
+        let mut output = OUTPUT.lock();
+        output.start = shared::now();
+        if ways.pv.is_some() {
+            output.pv_backlog = Backlog::with_room(BACKLOG);
+        }
+        if ways.com2.is_some() {
+            output.com2_backlog = Backlog::with_room(BACKLOG);
+        }
+        output.pv = ways.pv;
+        output.com2 = ways.com2;
+        output.xen = ways.xen;
+    }
+    log::set_max_level(level);
+    // It fails only if there is a logger already: then that one stays.
+    let _ = log::set_logger(&LOGGER);
+}
+
+/// Moves text that waits, as far as it goes at once. True if some is left that nobody will
+/// tell us about: COM2 has no event, so call again soon.
+pub(crate) fn pump() -> bool {
+    let mut output = OUTPUT.lock();
+    output.pump();
+    !output.com2_backlog.is_empty()
+}
+
+/// Throws away console input.
+pub(crate) fn drain_input() {
+    if let Some(pv) = &mut OUTPUT.lock().pv {
+        pv.drain_input();
+    }
+}
+
+/// Says `text` although anything may be broken, and waits until it is out, 2 s at most.
+pub(crate) fn last_words(text: fmt::Arguments<'_>) {
+    let mut output = match OUTPUT.try_lock() {
+        Some(output) => output,
+        None => {
+            // SAFETY: there is one thread of execution, and it is here: whoever holds the
+            // lock never goes on. A half-added line is the worst that can be left.
+            unsafe { OUTPUT.force_unlock() };
+            OUTPUT.lock()
+        }
+    };
+    let began = shared::now();
+    // The loop ends without a clock, too.
+    for _ in 0..10_000_000 {
+        output.pump();
+        if output.is_drained() || shared::now().since(began) > PANIC_WAIT / 2 {
+            break;
+        }
+    }
+    let mut line = Line::new();
+    line.stamp(shared::now().since(output.start));
+    let _ = line.write_fmt(text);
+    output.push(line.end());
+    let began = shared::now();
+    for _ in 0..10_000_000 {
+        output.pump();
+        if output.is_drained() || shared::now().since(began) > PANIC_WAIT {
+            break;
+        }
+    }
+}
+
+impl Output {
+    fn push(&mut self, line: &[u8]) {
+        if self.xen {
+            write_to_xen(line);
+        }
+        if self.pv.is_some() {
+            self.pv_backlog.push(line);
+        }
+        if self.com2.is_some() {
+            self.com2_backlog.push(line);
+        }
+    }
+
+    fn pump(&mut self) {
+        if let Some(pv) = &mut self.pv {
+            // Two pieces at most: the backlog wraps once.
+            for _ in 0..2 {
+                let done = pv.write(self.pv_backlog.front());
+                self.pv_backlog.advance(done);
+            }
+            if let Some(lost) = self.pv_backlog.take_lost() {
+                self.pv_backlog.push(Line::lost(lost).end());
+            }
+        }
+        if let Some(com2) = &mut self.com2 {
+            let done = com2.write(self.com2_backlog.front());
+            self.com2_backlog.advance(done);
+            if let Some(lost) = self.com2_backlog.take_lost() {
+                self.com2_backlog.push(Line::lost(lost).end());
+            }
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        self.pv_backlog.is_empty() && self.com2_backlog.is_empty()
+    }
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        // A `Display` that logs: its line is not worth a deadlock.
+        let Some(mut output) = OUTPUT.try_lock() else { return };
+        let mut line = Line::new();
+        line.stamp(shared::now().since(output.start));
+        let level = match record.level() {
+            Level::Error => "error: ",
+            Level::Warn => "warning: ",
+            Level::Info | Level::Debug | Level::Trace => "",
+        };
+        let source = source(record.target());
+        // A line that is too long is cut, nothing else can fail.
+        let _ = write!(line, "{source}: {level}{}", record.args());
+        output.push(line.end());
+        output.pump();
+    }
+
+    fn flush(&self) {
+        pump();
+    }
+}
+
+/// What people call the part that speaks: `pcifront::link` is "pcifront", everything of the
+/// kernel is "pcidom".
+fn source(target: &str) -> &str {
+    let part = target.split("::").next().unwrap_or(target);
+    match part.strip_prefix("pcidom_") {
+        Some("kernel") => "pcidom",
+        Some(part) => part,
+        None => part,
+    }
+}
+
+/// One line while it is formatted.
+struct Line {
+    bytes: [u8; LINE],
+    len: usize,
+}
+
+/// What stands where a line was cut.
+const CUT: &[u8] = b"...";
+/// Ends a line: both consoles are raw terminals.
+const END: &[u8] = b"\r\n";
+
+impl Line {
+    const fn new() -> Self {
+        Self { bytes: [0; LINE], len: 0 }
+    }
+
+    fn stamp(&mut self, since_start: Duration) {
+        let (seconds, micros) = (since_start.as_secs(), since_start.subsec_micros());
+        // Nothing is in the line yet, so it fits.
+        let _ = write!(self, "[{seconds:4}.{micros:06}] ");
+    }
+
+    fn lost(count: u32) -> Self {
+        let mut line = Self::new();
+        let _ = write!(line, "... {count} line(s) lost here");
+        line
+    }
+
+    fn end(&mut self) -> &[u8] {
+        for byte in END {
+            self.add(*byte, 0);
+        }
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+
+    /// Adds a byte if `spare` bytes stay free behind it.
+    fn add(&mut self, byte: u8, spare: usize) -> bool {
+        if self.len + spare >= LINE {
+            return false;
+        }
+        let Some(place) = self.bytes.get_mut(self.len) else { return false };
+        *place = byte;
+        self.len += 1;
+        true
+    }
+}
+
+impl Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            // Guests have a say in some texts: no control character reaches a terminal.
+            let byte = if byte.is_ascii_control() { b'?' } else { byte };
+            if !self.add(byte, CUT.len() + END.len()) {
+                for byte in CUT {
+                    self.add(*byte, END.len());
+                }
+                return Err(fmt::Error);
+            }
+        }
+        Ok(())
+    }
+}
