@@ -22,6 +22,8 @@ pub mod policy;
 mod procedure;
 pub mod request;
 pub mod serve;
+#[cfg(test)]
+mod tests;
 pub mod vbus;
 
 pub use counters::Counters;

@@ -20,6 +20,9 @@
 //! tell an answer to the old one; hence [`DEADLINE`], and the comparison before a result
 //! is written.
 
+mod no_page;
+mod status;
+
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -33,10 +36,13 @@ use pcidom_xenbus::{Pirq, SharedPage};
 use crate::ask::{Caller, Hands, Question, Reply, SharedFunction};
 use crate::counters::Counters;
 use crate::deliver::Delivery;
-use crate::interrupt::{Kind, LeaseError, Mode, Trouble};
-use crate::policy::{Dropped, VirtualFunction};
+use crate::interrupt::{Kind, LeaseError, Trouble};
+use crate::policy::VirtualFunction;
 use crate::procedure::{self, Outcome};
 use crate::request::{Copied, Operation};
+
+use no_page::NoPage;
+pub use status::FunctionStatus;
 
 /// A guest's operation is answered within this time (design.md 4): Linux waits 2 s.
 pub const ANSWER_LIMIT: Duration = Duration::from_millis(1500);
@@ -94,21 +100,6 @@ struct Running {
 struct Served {
     at: VirtualBdf,
     function: SharedFunction,
-}
-
-/// One function, for `pcidomctl status`.
-#[derive(Clone, Debug)]
-pub struct FunctionStatus {
-    /// Its address on the guest's bus.
-    pub at: VirtualBdf,
-    /// Its physical address.
-    pub sbdf: Sbdf,
-    /// Its interrupts.
-    pub mode: Mode,
-    /// Why the last enable or disable failed, if it did.
-    pub trouble: Option<Trouble>,
-    /// The guest's writes that were dropped or changed.
-    pub dropped: Dropped,
 }
 
 /// Serves one guest.
@@ -192,19 +183,6 @@ impl Server {
     /// What has been counted so far.
     pub const fn counters(&self) -> &Counters {
         &self.counters
-    }
-
-    /// The functions on the link.
-    pub fn functions(&self) -> impl Iterator<Item = FunctionStatus> {
-        self.functions.iter().map(|served| {
-            served.function.with(|f| FunctionStatus {
-                at: served.at,
-                sbdf: f.sbdf(),
-                mode: f.interrupts.mode(),
-                trouble: f.interrupts.trouble(),
-                dropped: f.dropped().clone(),
-            })
-        })
     }
 
     /// When [`Server::on_time`] is to be called, if a guest waits.
@@ -474,27 +452,5 @@ impl Server {
             self.counters.dropped = self.counters.dropped.saturating_add(1);
         }
         told
-    }
-}
-
-/// For procedures that have no request in a page.
-#[derive(Debug)]
-enum NoPage {}
-
-impl SharedPage for NoPage {
-    fn load(&self, _: usize) -> u32 {
-        match *self {}
-    }
-    fn store(&self, _: usize, _: u32) {
-        match *self {}
-    }
-    fn fetch_or(&self, _: usize, _: u32) -> u32 {
-        match *self {}
-    }
-    fn fetch_and(&self, _: usize, _: u32) -> u32 {
-        match *self {}
-    }
-    fn barrier(&self) {
-        match *self {}
     }
 }
