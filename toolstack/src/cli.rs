@@ -1,0 +1,66 @@
+//! The command line. Grammar, exit codes and formats are xl's.
+
+use clap::{Parser, Subcommand};
+
+/// Lends PCI devices of a pcidom to guests.
+#[derive(Debug, Parser)]
+#[command(name = "pcidomctl", version, about)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Name of the pcidom if none is given: the one in `pcidom.cfg`.
+const PCIDOM: &str = "pcidom";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Lend a device of the pool to a guest.
+    Attach {
+        /// Name or domid of a PV guest.
+        guest: String,
+        /// PCI_SPEC_STRING: [DDDD:]BB:SS.F[@VSLOT][,key=value...]
+        #[arg(value_name = "BDF[@VSLOT][,key=value...]")]
+        spec: String,
+        /// The pcidom whose pool the device is in.
+        #[arg(long, default_value = PCIDOM)]
+        pcidom: String,
+    },
+    /// Take a device back from a guest.
+    Detach {
+        /// Don't wait for the guest's driver to let go.
+        #[arg(short, long)]
+        force: bool,
+        /// Name or domid of the guest.
+        guest: String,
+        /// [DDDD:]BB:SS.F
+        #[arg(value_name = "BDF")]
+        spec: String,
+        /// The pcidom whose pool the device is in.
+        #[arg(long, default_value = PCIDOM)]
+        pcidom: String,
+    },
+    /// List the devices that are lent, to one guest or to all.
+    List {
+        /// Name or domid of the guest.
+        guest: Option<String>,
+        /// The pcidom whose pool the devices are in.
+        #[arg(long, default_value = PCIDOM)]
+        pcidom: String,
+    },
+    /// Show pools, loans, interrupt leases, and what pcidoms say of themselves.
+    Status {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        /// Only this pcidom.
+        #[arg(long)]
+        pcidom: Option<String>,
+    },
+    /// Run the daemon that does all this; one per host.
+    Daemon {
+        /// Name of a domain that is a pcidom; may be given several times.
+        #[arg(long, default_value = PCIDOM)]
+        pcidom: Vec<String>,
+    },
+}

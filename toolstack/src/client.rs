@@ -1,0 +1,52 @@
+//! The other end of the daemon's socket.
+
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::socket::SOCKET;
+use crate::verb::{MAX_REPLY, Reply, Request, VERSION, Verb};
+
+/// The daemon's own deadlines, all of them one after the other, and some more.
+const PATIENCE: Duration = Duration::from_secs(150);
+
+/// Asks the daemon and waits for its reply.
+pub fn ask(verb: &Verb) -> anyhow::Result<Reply> {
+    ask_at(Path::new(SOCKET), verb)
+}
+
+/// The same, at another place.
+pub fn ask_at(path: &Path, verb: &Verb) -> anyhow::Result<Reply> {
+    let mut stream = UnixStream::connect(path).map_err(|error| explain(path, &error))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let request = Request { version: VERSION, verb: verb.clone() };
+    let mut line = serde_json::to_vec(&request)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    let mut reply = String::new();
+    let limit = u64::try_from(MAX_REPLY).unwrap_or(u64::MAX);
+    BufReader::new(stream.take(limit)).read_line(&mut reply).map_err(|error| {
+        anyhow::anyhow!("the daemon did not answer ({error}): look at its log")
+    })?;
+    if reply.is_empty() {
+        anyhow::bail!("the daemon hung up: look at its log");
+    }
+    serde_json::from_str(&reply).map_err(|error| {
+        anyhow::anyhow!(
+            "the daemon's answer makes no sense ({error}): restart it with the same pcidomctl"
+        )
+    })
+}
+
+fn explain(path: &Path, error: &io::Error) -> anyhow::Error {
+    match error.kind() {
+        ErrorKind::PermissionDenied => {
+            anyhow::anyhow!("{} is for root only: run pcidomctl as root", path.display())
+        }
+        _ => anyhow::anyhow!(
+            "the daemon does not run ({}: {error}): start it with: pcidomctl daemon",
+            path.display()
+        ),
+    }
+}

@@ -1,0 +1,339 @@
+//! Lending a device: checks, preparation by pcidom, rights, link.
+
+use pcidom_loan::{LoanId, MAX_LOANS, Outcome, Phase};
+use pcidom_pci::Sbdf;
+use pcidom_xenbus::{DomId, XenbusState};
+
+use super::link::{self, Standing};
+use super::loan::{
+    CONNECT_DEADLINE, Loan, NOTICE_DEADLINE, RESET_DEADLINE, Waiter, state,
+};
+use super::rights;
+use super::{Client, Daemon, Env, Failure, Record, Stage, paths};
+use crate::host::DeviceFacts;
+use crate::hypervisor::{XenError, errno};
+use crate::store::StoreError;
+use crate::verb::{Bdf, Reply};
+
+fn refused(text: impl Into<String>) -> Failure {
+    Failure::Refused(text.into())
+}
+
+/// A guest that a device can be lent to.
+struct Guest {
+    domain: DomId,
+    name: String,
+    vm: String,
+}
+
+impl Daemon {
+    /// Begins a loan. From here on the reply comes when it is done or undone.
+    pub(super) fn attach(
+        &mut self,
+        env: &mut Env<'_>,
+        client: Client,
+        (guest, device, slot, pcidom): (&str, Sbdf, Option<u8>, &str),
+    ) -> Result<(), Failure> {
+        let pcidom = self.find_pcidom(pcidom)?;
+        let guest = self.check_guest(env, guest, pcidom)?;
+        self.check_device(device, pcidom)?;
+        let Some(vm) =
+            self.pcidoms.get(&pcidom).filter(|p| p.ready).map(|p| p.vm.clone())
+        else {
+            return Err(refused(format!(
+                "pcidom {pcidom} does not serve yet: look at xl console {pcidom}"
+            )));
+        };
+        let facts = self.refresh(env, pcidom, device)?;
+        if facts.bridge {
+            return Err(refused(format!(
+                "{device} is a bridge: it is in the pool for resets and can't be lent"
+            )));
+        }
+        let free = (0..MAX_LOANS)
+            .filter_map(LoanId::new)
+            .find(|id| !self.loans.contains_key(id));
+        let id = free.ok_or_else(|| refused(format!("{MAX_LOANS} devices are lent")))?;
+        let generation = self.generation + 1;
+        let guest = (guest.domain, guest.name, guest.vm);
+        let record = Record::new(generation, (pcidom, vm), guest, Bdf(device), slot);
+        env.store.transaction(&mut |nodes| {
+            nodes.write(&paths::generation(), &generation.to_string())?;
+            record.save(nodes, id)?;
+            nodes.remove(&paths::answer(pcidom, id))?;
+            record.order(nodes, id, Phase::Prepare)
+        })?;
+        self.generation = generation;
+        let mut loan = Loan::new(record);
+        loan.facts = Some(facts);
+        loan.waiter = Some(Waiter::Attach(client));
+        loan.deadline = Some(env.now.after(RESET_DEADLINE));
+        log::info!("{}: pcidom prepares it", loan.title(id));
+        self.loans.insert(id, loan);
+        self.advance(env, id);
+        Ok(())
+    }
+
+    fn check_guest(
+        &self,
+        env: &mut Env<'_>,
+        text: &str,
+        pcidom: DomId,
+    ) -> Result<Guest, Failure> {
+        let (domain, name) = find_domain(env, text)?;
+        let about = |text: &str| Err(refused(format!("{name} {text}")));
+        if domain == DomId::DOM0 || self.pcidoms.contains_key(&domain) {
+            return about("is no guest: devices are lent to other domains");
+        }
+        let info = env.xen.domain(domain)?;
+        let Some(info) = info.filter(|info| !info.dying) else {
+            return about("is being destroyed");
+        };
+        if info.hvm {
+            return about("is no PV guest, and only those have a PCI frontend");
+        }
+        if !env.store.list(&paths::stock_link(domain))?.is_empty() {
+            return about(
+                "has devices from dom0 (pci= in its config), and a guest has one link only: \
+                 take them out of its config, write passthrough=\"enabled\" and e820_host=1 \
+                 there instead, and create it anew",
+            );
+        }
+        let elsewhere = self
+            .loans
+            .values()
+            .find(|loan| loan.record.guest() == domain && loan.record.pcidom() != pcidom);
+        if let Some(loan) = elsewhere {
+            return about(&format!(
+                "has devices of pcidom {} already, and a guest has one link only",
+                loan.record.pcidom
+            ));
+        }
+        match env.store.read(&paths::vm(domain))? {
+            Some(vm) => Ok(Guest { domain, name, vm }),
+            None => about("is being destroyed"),
+        }
+    }
+
+    fn check_device(&self, device: Sbdf, pcidom: DomId) -> Result<(), Failure> {
+        if let Some((id, stage)) = self.loan_of(device) {
+            let guest = self.loans.get(&id).map_or("", |loan| &loan.record.guest_name);
+            return Err(refused(format!(
+                "{device} is {stage} (guest {guest}): pcidomctl detach {guest} {device}"
+            )));
+        }
+        if !self.in_pool(pcidom, device) {
+            return Err(refused(format!(
+                "{device} is not in the pool: xl pci-assignable-add {device}, then \
+                 xl pci-attach {pcidom} {device}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// pcidom resets the device.
+    pub(super) fn step_preparing(
+        &mut self,
+        env: &mut Env<'_>,
+        id: LoanId,
+    ) -> Result<(), Failure> {
+        if let Some(lost) = self.lost(env, id)? {
+            return self.end(env, id, Some(lost.text().into()));
+        }
+        let Some(loan) = self.loans.get_mut(&id) else { return Ok(()) };
+        let device = loan.record.device.0;
+        if !loan.ready {
+            match loan.report(env, id)? {
+                Some(Outcome::Ready(method)) => {
+                    log::info!("{}: pcidom is ready, reset: {method}", loan.title(id));
+                    loan.ready = true;
+                    loan.deadline = Some(env.now.after(CONNECT_DEADLINE));
+                }
+                Some(Outcome::Failed(reason)) => {
+                    loan.failure =
+                        Some(format!("pcidom can't make {device} ready: {reason}"));
+                    // Nothing was given, and pcidom has given up already.
+                    return self.finish(env, id, Some(reason));
+                }
+                _ if loan.is_due(env.now) => {
+                    let reason = format!(
+                        "pcidom did not make {device} ready in {} s: look at its console",
+                        RESET_DEADLINE.as_secs()
+                    );
+                    return self.end(env, id, Some(reason));
+                }
+                _ => return Ok(()),
+            }
+        }
+        let record = loan.record.clone();
+        match self.standing(env, &record)? {
+            Standing::Quiet | Standing::Connected => self.lend(env, id),
+            Standing::Busy if self.loans.get(&id).is_some_and(|l| l.is_due(env.now)) => {
+                let guest = &record.guest_name;
+                let reason = format!(
+                    "{guest}'s PCI link is still busy with another change: see its kernel log"
+                );
+                self.end(env, id, Some(reason))
+            }
+            Standing::Busy => Ok(()),
+        }
+    }
+
+    /// Gives the guest its rights and puts the device on its link: both, or neither.
+    fn lend(&mut self, env: &mut Env<'_>, id: LoanId) -> Result<(), Failure> {
+        let Some(loan) = self.loans.get_mut(&id) else { return Ok(()) };
+        loan.record.stage = Stage::Lending;
+        let mut record = loan.record.clone();
+        let facts = loan.facts.clone();
+        record.save(env.store, id)?;
+        let given = match facts {
+            Some(facts) => give(env, &record, &facts),
+            None => Err(refused("dom0 does not know the device any more")),
+        };
+        if let Err(error) = given {
+            return self.end(env, id, Some(explain(&record, &error)));
+        }
+        let entry = self.entries(&record);
+        record.stage = Stage::Lent;
+        record.entry = Some(entry);
+        let linked = env.store.transaction(&mut |nodes| {
+            // Not into a home that is not there any more.
+            if !record.guest_is_home(nodes)? || !record.pcidom_is_home(nodes)? {
+                return Err(StoreError::Gone);
+            }
+            link::add(nodes, &record, entry)?;
+            record.order(nodes, id, Phase::Lent)?;
+            record.save(nodes, id)
+        });
+        if let Err(error) = linked {
+            return self.end(env, id, Some(format!("XenStore: {error}")));
+        }
+        let ends = (record.pcidom(), record.guest());
+        if let Some(loan) = self.loans.get_mut(&id) {
+            loan.record = record;
+            loan.lent_at = env.now;
+            loan.deadline = loan.waiter.map(|_| env.now.after(NOTICE_DEADLINE));
+            log::info!("{}: lent", loan.title(id));
+        }
+        self.watch_link(env, ends, true)
+    }
+
+    /// The guest has it; somebody may still wait for its driver to see it.
+    pub(super) fn step_lent(
+        &mut self,
+        env: &mut Env<'_>,
+        id: LoanId,
+    ) -> Result<(), Failure> {
+        if let Some(lost) = self.lost(env, id)? {
+            return self.end(env, id, Some(lost.text().into()));
+        }
+        let Some(loan) = self.loans.get_mut(&id) else { return Ok(()) };
+        let (Some(_), Some(entry)) = (loan.waiter, loan.record.entry) else {
+            loan.deadline = None;
+            return Ok(());
+        };
+        let record = &loan.record;
+        let (guest, device) = (record.guest_name.clone(), record.device.0);
+        let back = paths::back(record.pcidom(), record.guest());
+        let exported = env.store.read(&format!("{back}/state-{entry}"))?;
+        let exported = XenbusState::parse(exported.as_deref());
+        let done = |text: String| Ok(Some(Reply::Done { text }));
+        let front = state(env.store, &paths::front(record.guest()))?;
+        let paused = env.xen.domain(record.guest())?.is_some_and(|info| info.paused);
+        let not_yet = format!("{device} is lent, but {guest} has not connected yet");
+        let outcome = match (state(env.store, &back)?, exported, front) {
+            (XenbusState::Connected, XenbusState::Initialised, _) => done(String::new()),
+            (_, XenbusState::Closing | XenbusState::Closed, _) => {
+                Err(format!("pcidom could not put {device} on the link of {guest}"))
+            }
+            (_, _, XenbusState::Initialising) => {
+                let notice = loan.lent_at.after(NOTICE_DEADLINE);
+                loan.deadline = Some(notice);
+                if paused || notice <= env.now { done(not_yet) } else { Ok(None) }
+            }
+            (_, _, XenbusState::Closing | XenbusState::Closed) => done(not_yet),
+            _ => {
+                let late = loan.lent_at.after(CONNECT_DEADLINE);
+                loan.deadline = Some(late);
+                if late <= env.now {
+                    Err(format!(
+                        "{guest} did not take {device} in {} s: see its kernel log",
+                        CONNECT_DEADLINE.as_secs()
+                    ))
+                } else {
+                    Ok(None)
+                }
+            }
+        };
+        match outcome {
+            Ok(Some(reply)) => {
+                loan.deadline = None;
+                self.tell_waiter(id, reply);
+                self.wake_siblings(env, id);
+                Ok(())
+            }
+            Ok(None) => Ok(()),
+            Err(reason) => self.end(env, id, Some(reason)),
+        }
+    }
+
+    /// Loans that wait for the link of this one to settle.
+    fn wake_siblings(&mut self, env: &mut Env<'_>, id: LoanId) {
+        let Some(guest) = self.loans.get(&id).map(|loan| loan.record.guest) else {
+            return;
+        };
+        self.advance_all(env, |loan| loan.record.guest == guest && loan.ready);
+    }
+}
+
+/// The last look at the device before it is given away, and the giving.
+fn give(env: &mut Env<'_>, record: &Record, facts: &DeviceFacts) -> Result<(), Failure> {
+    let device = record.device.0;
+    let raw = env.host.device(device)?;
+    if DeviceFacts::read(&raw)?.bars != facts.bars {
+        return Err(refused(format!("{device}: dom0 has moved its BARs")));
+    }
+    if let Some(what) = facts.unquiet(&raw) {
+        return Err(refused(format!("pcidom left {device} unfit to be lent: {what}")));
+    }
+    Ok(rights::give(env, record.guest(), device, facts)?)
+}
+
+/// What a refusal means for whoever asked.
+fn explain(record: &Record, error: &Failure) -> String {
+    let (guest, device) = (&record.guest_name, record.device.0);
+    match error {
+        Failure::Xen(XenError { errno: errno::EOPNOTSUPP, .. }) => format!(
+            "{guest} was created without an IOMMU context: put passthrough=\"enabled\" and \
+             e820_host=1 in its config and create it anew"
+        ),
+        Failure::Xen(XenError { call: "xc_assign_device", errno: errno::EBUSY }) => {
+            format!(
+                "Xen says {device} is busy: another domain has it, or a reset left it masked. \
+             Try again; see xl dmesg"
+            )
+        }
+        error => error.to_string(),
+    }
+}
+
+/// A domain by its domid or name, with its name.
+pub(super) fn find_domain(
+    env: &mut Env<'_>,
+    text: &str,
+) -> Result<(DomId, String), Failure> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if let Some(domain) = text.parse().ok().filter(|_| is_number)
+        && let Some(name) = env.store.read(&paths::name(domain))?
+    {
+        return Ok((domain, name));
+    }
+    for node in env.store.list("/local/domain")? {
+        if let Ok(domain) = node.parse()
+            && env.store.read(&paths::name(domain))?.as_deref() == Some(text)
+        {
+            return Ok((domain, text.into()));
+        }
+    }
+    Err(refused(format!("there is no domain {text}: xl list")))
+}

@@ -1,0 +1,231 @@
+//! The end of a loan, whatever brought it about: all leases and rights first, then pcidom,
+//! then the directories. Every step may find its work done already.
+
+use pcidom_loan::{LoanId, Outcome, Phase};
+use pcidom_xenbus::XenbusState;
+
+use super::loan::{Lost, RESET_DEADLINE, Waiter};
+use super::rights::{self, Taking};
+use super::{Daemon, Env, Failure, Leases, Record, Stage, link, paths};
+use crate::hypervisor::errno;
+use crate::verb::Reply;
+
+impl Daemon {
+    /// Ends a loan of which the guest does not know yet. `failure` is what an attach
+    /// that waits for it is told once all is undone.
+    pub(super) fn end(
+        &mut self,
+        env: &mut Env<'_>,
+        id: LoanId,
+        failure: Option<String>,
+    ) -> Result<(), Failure> {
+        if let (Some(loan), Some(reason)) = (self.loans.get_mut(&id), failure) {
+            log::info!("{}: ends: {reason}", loan.title(id));
+            loan.failure.get_or_insert(reason);
+        }
+        self.end_with(env, id, false)
+    }
+
+    /// Ends a loan whose guest has let go.
+    pub(super) fn end_told(
+        &mut self,
+        env: &mut Env<'_>,
+        id: LoanId,
+    ) -> Result<(), Failure> {
+        self.end_with(env, id, true)
+    }
+
+    fn end_with(
+        &mut self,
+        env: &mut Env<'_>,
+        id: LoanId,
+        told: bool,
+    ) -> Result<(), Failure> {
+        let Some(loan) = self.loans.get_mut(&id) else { return Ok(()) };
+        loan.record.stage = Stage::Ending;
+        loan.deadline = Some(env.now.after(RESET_DEADLINE));
+        // If XenStore does not take it, the rights go all the same: that matters more.
+        let saved = loan.record.save(env.store, id);
+        self.take_back(env, id);
+        let Some(loan) = self.loans.get(&id) else { return Ok(()) };
+        let record = loan.record.clone();
+        let last = self.entries(&record) <= 1;
+        env.store.transaction(&mut |nodes| {
+            if let Some(entry) = record.entry
+                && !told
+                && record.guest_is_home(nodes)?
+            {
+                link::tell_of_loss(nodes, &record, entry, last)?;
+            }
+            if record.pcidom_is_home(nodes)? {
+                record.order(nodes, id, Phase::Ending)?;
+            }
+            record.save(nodes, id)
+        })?;
+        Ok(saved?)
+    }
+
+    /// Takes leases and rights from the guest. On a guest that is being destroyed this is
+    /// the order in which Xen's own teardown finds nothing to trip over.
+    fn take_back(&mut self, env: &mut Env<'_>, id: LoanId) {
+        let Some(loan) = self.loans.get(&id) else { return };
+        let record = loan.record.clone();
+        let (facts, title) = (loan.facts.clone(), loan.title(id));
+        let other_domain = env.store.read(&paths::vm(record.guest()));
+        if other_domain.is_ok_and(|vm| vm.is_some_and(|vm| vm != record.guest_vm)) {
+            log::warn!("{title}: another domain has that number now, nothing to take");
+            self.set_leases(id, Leases::None);
+            return;
+        }
+        let info = env.xen.domain(record.guest()).ok().flatten();
+        let home = record.guest_is_home(env.store).unwrap_or(false);
+        let dying = info.is_none_or(|info| info.dying) || !home;
+        if record.leases == Leases::Intent {
+            log::warn!(
+                "{title}: which pirqs were being mapped is unknown, they go with the guest"
+            );
+        }
+        unmap(env, &record, &title);
+        self.set_leases(id, Leases::None);
+        let gsi = facts.as_ref().and_then(|facts| facts.gsi);
+        let keep_gsi = self.loans.iter().any(|(other, loan)| {
+            *other != id
+                && loan.record.guest == record.guest
+                && matches!(
+                    loan.record.stage,
+                    Stage::Lending | Stage::Lent | Stage::Detaching
+                )
+                && loan.facts.as_ref().and_then(|facts| facts.gsi) == gsi
+        });
+        let how = Taking { dying, keep_gsi };
+        let device = record.device.0;
+        for failure in rights::take(env, record.guest(), device, facts.as_ref(), how) {
+            log::error!("{title}: taking it back: {failure}");
+        }
+    }
+
+    pub(super) fn set_leases(&mut self, id: LoanId, leases: Leases) {
+        if let Some(loan) = self.loans.get_mut(&id) {
+            loan.record.leases = leases;
+        }
+    }
+
+    /// pcidom takes the device back; without it the daemon finishes alone: the next loan
+    /// begins with a reset anyway.
+    pub(super) fn step_ending(
+        &mut self,
+        env: &mut Env<'_>,
+        id: LoanId,
+    ) -> Result<(), Failure> {
+        let alone = self.lost(env, id)? == Some(Lost::Pcidom);
+        let Some(loan) = self.loans.get(&id) else { return Ok(()) };
+        match loan.report(env, id)? {
+            _ if alone => self.finish(env, id, None),
+            Some(Outcome::Returned(method)) => {
+                log::info!("{}: returned, reset: {method}", loan.title(id));
+                self.finish(env, id, None)
+            }
+            Some(Outcome::Failed(reason)) => {
+                log::warn!("{}: returned without a reset: {reason}", loan.title(id));
+                self.finish(env, id, Some(reason))
+            }
+            _ if loan.is_due(env.now) => {
+                let late = "pcidom did not answer in time";
+                log::warn!("{}: {late}, finishing alone", loan.title(id));
+                self.finish(env, id, Some(late.into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes all that is left of a loan.
+    pub(super) fn finish(
+        &mut self,
+        env: &mut Env<'_>,
+        id: LoanId,
+        note: Option<String>,
+    ) -> Result<(), Failure> {
+        let Some(loan) = self.loans.get(&id) else { return Ok(()) };
+        let record = loan.record.clone();
+        let (pcidom, guest) = (record.pcidom(), record.guest());
+        let count = self.entries(&record);
+        let moved = self.moved_up(&record);
+        let back = format!("{}/state", paths::back(pcidom, guest));
+        if record.entry.is_some() && count <= 1 {
+            let closing = env.store.read(&back)?;
+            if XenbusState::parse(closing.as_deref()) == XenbusState::Closing {
+                env.store.write(&back, &XenbusState::Closed.number().to_string())?;
+            }
+        }
+        env.store.transaction(&mut |nodes| {
+            if let Some(entry) = record.entry {
+                link::remove(nodes, &record, entry, count)?;
+                for (sibling, record) in &moved {
+                    record.save(nodes, *sibling)?;
+                }
+            }
+            nodes.remove(&paths::order(pcidom, id))?;
+            nodes.remove(&paths::answer(pcidom, id))?;
+            nodes.remove(&paths::record(id))
+        })?;
+        for (sibling, record) in moved {
+            if let Some(loan) = self.loans.get_mut(&sibling) {
+                loan.record = record;
+            }
+        }
+        let Some(loan) = self.loans.remove(&id) else { return Ok(()) };
+        log::info!("{}: over", loan.title(id));
+        match loan.waiter {
+            Some(Waiter::Attach(client)) => {
+                let text = loan.failure.unwrap_or_else(|| "the loan ended".into());
+                self.reply(client, Reply::Failed { text });
+            }
+            Some(Waiter::Detach(client)) => {
+                self.reply(client, Reply::Done { text: String::new() });
+            }
+            None => {}
+        }
+        if let Some(entry) =
+            self.pcidoms.get_mut(&pcidom).and_then(|p| p.pool.get_mut(&record.device.0))
+        {
+            entry.note = note;
+        }
+        if record.entry.is_some() && count <= 1 {
+            self.watch_link(env, (pcidom, guest), false)?;
+        }
+        self.forget_if_left(env, pcidom, record.device.0)?;
+        self.scan_pool(env, pcidom)?;
+        self.advance_all(env, |loan| loan.record.guest() == guest && loan.ready);
+        Ok(())
+    }
+
+    /// The loans behind this one on its link, with the numbers they get when it goes.
+    fn moved_up(&self, gone: &Record) -> Vec<(LoanId, Record)> {
+        let Some(hole) = gone.entry else { return Vec::new() };
+        let behind = self.loans.iter().filter(|(_, loan)| {
+            (loan.record.pcidom, loan.record.guest) == (gone.pcidom, gone.guest)
+                && loan.record.entry.is_some_and(|entry| entry > hole)
+        });
+        let moved = behind.map(|(id, loan)| {
+            let mut record = loan.record.clone();
+            record.entry = record.entry.map(|entry| entry - 1);
+            (*id, record)
+        });
+        moved.collect()
+    }
+}
+
+/// Unmaps all leases of a loan. A mapping that is gone went with its domain.
+pub(super) fn unmap(env: &mut Env<'_>, record: &Record, title: &str) {
+    let pirqs: Vec<String> = record.leases.pirqs().map(|pirq| pirq.to_string()).collect();
+    for pirq in record.leases.pirqs() {
+        if let Err(error) = env.xen.unmap_pirq(record.guest(), pirq)
+            && ![errno::EINVAL, errno::ESRCH].contains(&error.errno)
+        {
+            log::error!("{title}: pirq {pirq}: {error}");
+        }
+    }
+    if !pirqs.is_empty() {
+        log::info!("{title}: unmapped {} pirqs: {}", pirqs.len(), pirqs.join(","));
+    }
+}

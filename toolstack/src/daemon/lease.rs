@@ -1,0 +1,188 @@
+//! Interrupt leases: pcidom asks, the daemon's own record decides.
+
+use pcidom_loan::{
+    Generation, LeaseAnswer, LeaseAsk, LeaseRefusal, LeaseRequest, LoanId, MAX_TEXT,
+};
+use pcidom_xenbus::Pirq;
+
+use super::ending::unmap;
+use super::{Daemon, Env, Failure, Leases, Record, Stage, paths};
+use crate::hypervisor::{XenError, errno};
+
+/// The vectors of one request, as Xen wants them named.
+struct Vectors {
+    entries: Vec<u16>,
+    table_base: u64,
+    kind: &'static str,
+}
+
+impl Daemon {
+    /// Looks whether pcidom asks for something new for this loan, and answers it.
+    pub(super) fn serve_lease(
+        &mut self,
+        env: &mut Env<'_>,
+        id: LoanId,
+    ) -> Result<(), Failure> {
+        let Some(loan) = self.loans.get_mut(&id) else { return Ok(()) };
+        let pcidom = loan.record.pcidom();
+        let Some(text) = env.store.read(&paths::request(pcidom, id))? else {
+            return Ok(());
+        };
+        let request: LeaseRequest = match text.parse() {
+            Ok(request) => request,
+            Err(error) => {
+                let length = text.len().min(MAX_TEXT);
+                log::warn!("{}: no request ({length} bytes): {error}", loan.title(id));
+                return Ok(());
+            }
+        };
+        // One that was left over, or was served: pcidom must not be able to have anything
+        // done twice, nor for a loan it isn't about.
+        let ours = request.generation == Generation(loan.record.generation);
+        if !ours || request.sequence <= loan.record.sequence {
+            return Ok(());
+        }
+        if !record_is_alive(env, &loan.record)? {
+            // Being destroyed: its end is on the way, and does what an unmap would.
+            return Ok(());
+        }
+        loan.record.sequence = request.sequence;
+        let result = match request.ask {
+            LeaseAsk::Unmap => self.unmap_leases(env, id)?,
+            LeaseAsk::MapMsi => self.map_leases(env, id, None)?,
+            LeaseAsk::MapMsix(entries) => self.map_leases(env, id, Some(entries))?,
+        };
+        let Some(loan) = self.loans.get(&id) else { return Ok(()) };
+        if let Err(refusal) = &result {
+            log::warn!("{}: request {}: {refusal}", loan.title(id), request.sequence);
+        }
+        let answer = LeaseAnswer {
+            generation: request.generation,
+            sequence: request.sequence,
+            result: result.map(|pirqs| pirqs.iter().map(|pirq| pirq.0).collect()),
+        };
+        // Together: an answer that the record doesn't know would be served again.
+        let record = &loan.record;
+        let answered = env.store.transaction(&mut |nodes| {
+            record.save(nodes, id)?;
+            if record.pcidom_is_home(nodes)? {
+                nodes.write(&paths::answer(pcidom, id), &answer.to_string())?;
+            }
+            Ok(())
+        });
+        Ok(answered?)
+    }
+
+    fn unmap_leases(
+        &mut self,
+        env: &mut Env<'_>,
+        id: LoanId,
+    ) -> Result<Result<Vec<Pirq>, LeaseRefusal>, Failure> {
+        if let Some(loan) = self.loans.get(&id) {
+            unmap(env, &loan.record, &loan.title(id));
+        }
+        self.set_leases(id, Leases::None);
+        Ok(Ok(Vec::new()))
+    }
+
+    /// Maps MSI, or these entries of the MSI-X table: all or none.
+    fn map_leases(
+        &mut self,
+        env: &mut Env<'_>,
+        id: LoanId,
+        entries: Option<Vec<u16>>,
+    ) -> Result<Result<Vec<Pirq>, LeaseRefusal>, Failure> {
+        let Some(loan) = self.loans.get(&id) else {
+            return Ok(Err(LeaseRefusal::NotAllowed));
+        };
+        let title = loan.title(id);
+        let lent = matches!(loan.record.stage, Stage::Lent | Stage::Detaching);
+        let Some(vectors) = self.allowed(id, entries).filter(|_| lent) else {
+            return Ok(Err(LeaseRefusal::NotAllowed));
+        };
+        if loan.record.leases != Leases::None {
+            return Ok(Err(LeaseRefusal::Busy));
+        }
+        let mut record = loan.record.clone();
+        // From here until the answer, only this node knows that there may be pirqs.
+        record.leases = Leases::Intent;
+        record.save(env.store, id)?;
+        let result = match map_all(env, &record, &vectors) {
+            Ok(pirqs) => {
+                let list = |numbers: &mut dyn Iterator<Item = u16>| {
+                    numbers.map(|n| n.to_string()).collect::<Vec<_>>().join(",")
+                };
+                log::info!(
+                    "{title}: mapped {} pirqs: {} ({} entries {})",
+                    pirqs.len(),
+                    list(&mut pirqs.iter().map(|pirq| pirq.0)),
+                    vectors.kind,
+                    list(&mut vectors.entries.iter().copied()),
+                );
+                self.set_leases(id, Leases::Held(pirqs.iter().map(|p| p.0).collect()));
+                Ok(pirqs)
+            }
+            Err(error) => {
+                log::warn!("{title}: {}: {error}", vectors.kind);
+                self.set_leases(id, Leases::None);
+                Err(match error.errno {
+                    errno::ENOSPC => LeaseRefusal::OutOfVectors,
+                    _ => LeaseRefusal::Failed,
+                })
+            }
+        };
+        Ok(result)
+    }
+
+    /// What a request comes to by the device's own tables, if it may be done at all.
+    fn allowed(&self, id: LoanId, entries: Option<Vec<u16>>) -> Option<Vectors> {
+        let loan = self.loans.get(&id)?;
+        let facts = loan.facts.as_ref()?;
+        if loan.record.device.0.segment() != 0 {
+            // libxenctrl's call has no segment: it would map for another device.
+            log::warn!("{}: only segment 0 can have MSI", loan.title(id));
+            return None;
+        }
+        match entries {
+            None => {
+                facts.msi?;
+                Some(Vectors { entries: vec![0], table_base: 0, kind: "MSI" })
+            }
+            Some(entries) => {
+                let (_, table) = facts.msix?;
+                let fits = entries.iter().all(|entry| *entry < table.entries);
+                let table_base = table.bar_base;
+                fits.then_some(Vectors { entries, table_base, kind: "MSI-X" })
+            }
+        }
+    }
+}
+
+/// Not for a guest on its way out: its end is on the way too, and unmaps what is mapped.
+fn record_is_alive(env: &mut Env<'_>, record: &Record) -> Result<bool, Failure> {
+    let info = env.xen.domain(record.guest())?;
+    Ok(info.is_some_and(|info| !info.dying))
+}
+
+fn map_all(
+    env: &mut Env<'_>,
+    record: &Record,
+    vectors: &Vectors,
+) -> Result<Vec<Pirq>, XenError> {
+    let (guest, device) = (record.guest(), record.device.0);
+    let mut pirqs = Vec::with_capacity(vectors.entries.len());
+    for entry in &vectors.entries {
+        match env.xen.map_msi(guest, device, *entry, vectors.table_base) {
+            Ok(pirq) => pirqs.push(pirq),
+            Err(error) => {
+                for pirq in pirqs {
+                    if let Err(error) = env.xen.unmap_pirq(guest, pirq) {
+                        log::error!("{device}: undoing the map of pirq {pirq}: {error}");
+                    }
+                }
+                return Err(error);
+            }
+        }
+    }
+    Ok(pirqs)
+}

@@ -1,0 +1,245 @@
+//! One loan: its record, what it waits for, and what may have happened to it.
+
+use std::time::Duration;
+
+use pcidom_loan::{Generation, LoanId, LoanReport, Outcome};
+use pcidom_script::Instant;
+use pcidom_xenbus::XenbusState;
+
+use super::{Client, Daemon, Env, Failure, Record, Stage, paths};
+use crate::host::DeviceFacts;
+use crate::store::Nodes;
+use crate::verb::Reply;
+
+/// pcidom resets a device, by the slowest method with all waits the specification asks for.
+pub(super) const RESET_DEADLINE: Duration = Duration::from_secs(30);
+/// A link that changes settles within libxl's `wait_for_backend`; twice that for a guest
+/// that boots.
+pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
+/// A guest's driver lets go: libxl's `wait_for_backend`.
+pub(super) const DETACH_DEADLINE: Duration = Duration::from_secs(10);
+/// A frontend that is there notices its new directory; one that isn't is waited for no
+/// longer than a person would.
+pub(super) const NOTICE_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Who waits for what.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Waiter {
+    Attach(Client),
+    Detach(Client),
+}
+
+/// What ended a loan that nobody asked to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lost {
+    /// The guest died, was destroyed, or tore its end of the link down.
+    Guest(&'static str),
+    /// pcidom died.
+    Pcidom,
+    /// The device left the pool.
+    Device,
+}
+
+impl Lost {
+    pub(super) const fn text(self) -> &'static str {
+        match self {
+            Self::Guest(text) => text,
+            Self::Pcidom => "pcidom is gone",
+            Self::Device => "the device left the pool",
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Loan {
+    pub(super) record: Record,
+    /// What the rights are made of. None if dom0 does not know the device any more.
+    pub(super) facts: Option<DeviceFacts>,
+    /// When it has to be looked at although nothing has happened.
+    pub(super) deadline: Option<Instant>,
+    pub(super) waiter: Option<Waiter>,
+    /// Prepared; waits for its link to settle.
+    pub(super) ready: bool,
+    /// When it became lent, for the deadlines of whoever waits.
+    pub(super) lent_at: Instant,
+    /// Why an attach is undone; the reply once it is.
+    pub(super) failure: Option<String>,
+}
+
+impl Loan {
+    pub(super) fn new(record: Record) -> Self {
+        Self {
+            record,
+            facts: None,
+            deadline: None,
+            waiter: None,
+            ready: false,
+            lent_at: Instant::default(),
+            failure: None,
+        }
+    }
+
+    pub(super) fn read_facts(&mut self, env: &mut Env<'_>) {
+        let device = self.record.device.0;
+        match env.host.device(device).and_then(|raw| DeviceFacts::read(&raw)) {
+            Ok(facts) => self.facts = Some(facts),
+            Err(error) => log::error!("{device}: {error}"),
+        }
+    }
+
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    /// How the log names it.
+    pub(super) fn title(&self, id: LoanId) -> String {
+        let Record { generation, device, guest_name, guest, .. } = &self.record;
+        format!("loan {id} gen {generation} {} -> {guest_name} ({guest})", device.0)
+    }
+
+    /// What pcidom says of this very loan.
+    pub(super) fn report(
+        &self,
+        env: &mut Env<'_>,
+        id: LoanId,
+    ) -> Result<Option<Outcome>, Failure> {
+        let path = paths::said_of_loan(self.record.pcidom(), id);
+        let Some(text) = env.store.read(&path)? else { return Ok(None) };
+        match text.parse() {
+            Ok(LoanReport { generation, outcome }) => {
+                let ours = generation == Generation(self.record.generation);
+                Ok(ours.then_some(outcome))
+            }
+            Err(error) => {
+                log::warn!("{}: a report that is none: {error}", self.title(id));
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// Reads a `state` node.
+pub(super) fn state(
+    nodes: &mut dyn Nodes,
+    directory: &str,
+) -> Result<XenbusState, Failure> {
+    let text = nodes.read(&format!("{directory}/state"))?;
+    Ok(XenbusState::parse(text.as_deref()))
+}
+
+impl Daemon {
+    /// Moves a loan on as far as it goes now.
+    pub(super) fn advance(&mut self, env: &mut Env<'_>, id: LoanId) {
+        // Each round changes the stage, and no stage comes back in one call.
+        for _ in 0..5 {
+            let Some(loan) = self.loans.get(&id) else { return };
+            let (before, title) = (loan.record.stage, loan.title(id));
+            let result = match before {
+                Stage::Preparing => self.step_preparing(env, id),
+                // Only on the way through, or found in the record.
+                Stage::Lending => {
+                    self.end(env, id, Some("lending was interrupted".into()))
+                }
+                Stage::Lent => self.step_lent(env, id),
+                Stage::Detaching => self.step_detaching(env, id),
+                Stage::Ending => self.step_ending(env, id),
+            };
+            if let Err(error) = result {
+                log::error!("{title}: {before}: {error}");
+                self.put_off(env, id);
+                return;
+            }
+            if self.loans.get(&id).is_none_or(|loan| loan.record.stage == before) {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn advance_all(
+        &mut self,
+        env: &mut Env<'_>,
+        which: impl Fn(&Loan) -> bool,
+    ) {
+        for id in self.loan_ids() {
+            if self.loans.get(&id).is_some_and(&which) {
+                self.advance(env, id);
+            }
+        }
+    }
+
+    /// XenStore failed in the middle of a step: try again in a while, not at once.
+    fn put_off(&mut self, env: &Env<'_>, id: LoanId) {
+        let later = env.now.after(NOTICE_DEADLINE);
+        if let Some(loan) = self.loans.get_mut(&id)
+            && loan.is_due(env.now)
+        {
+            loan.deadline = Some(later);
+        }
+    }
+
+    /// What has become of those a loan needs.
+    pub(super) fn lost(
+        &self,
+        env: &mut Env<'_>,
+        id: LoanId,
+    ) -> Result<Option<Lost>, Failure> {
+        let Some(Loan { record, .. }) = self.loans.get(&id) else { return Ok(None) };
+        let pcidom = env.xen.domain(record.pcidom())?;
+        if pcidom.is_none_or(|info| info.dying) || !record.pcidom_is_home(env.store)? {
+            return Ok(Some(Lost::Pcidom));
+        }
+        let guest = env.xen.domain(record.guest())?;
+        if guest.is_none_or(|info| info.dying) {
+            return Ok(Some(Lost::Guest("the guest died")));
+        }
+        if !record.guest_is_home(env.store)? {
+            return Ok(Some(Lost::Guest("the guest is being destroyed")));
+        }
+        let on_link = matches!(record.stage, Stage::Lent | Stage::Detaching);
+        let front = format!("{}/state", paths::front(record.guest()));
+        if on_link && env.store.read(&front)?.is_none() {
+            return Ok(Some(Lost::Guest("the guest's end of the link is gone")));
+        }
+        if !self.in_pool(record.pcidom(), record.device.0) {
+            return Ok(Some(Lost::Device));
+        }
+        Ok(None)
+    }
+
+    /// Whoever waits for this loan waits no longer.
+    pub(super) fn tell_waiter(&mut self, id: LoanId, reply: Reply) {
+        let waiter = self.loans.get_mut(&id).and_then(|loan| loan.waiter.take());
+        if let Some(Waiter::Attach(client) | Waiter::Detach(client)) = waiter {
+            self.reply(client, reply);
+        }
+    }
+
+    /// Takes up a loan found in the record.
+    pub(super) fn recover(&mut self, env: &mut Env<'_>, id: LoanId) {
+        let Some(loan) = self.loans.get_mut(&id) else { return };
+        loan.lent_at = env.now;
+        let half_mapped = loan.record.leases == super::Leases::Intent;
+        let (pcidom, guest) = (loan.record.pcidom(), loan.record.guest());
+        let reason = match loan.record.stage {
+            Stage::Preparing => Some("the daemon was started anew"),
+            Stage::Lending => Some("the daemon was started anew while it gave rights"),
+            Stage::Ending => Some("the daemon was started anew while it ended"),
+            Stage::Lent | Stage::Detaching if half_mapped => {
+                Some("the daemon was started anew while it mapped interrupts")
+            }
+            Stage::Lent => None,
+            Stage::Detaching => {
+                loan.deadline = Some(env.now.after(DETACH_DEADLINE));
+                None
+            }
+        };
+        let result = match reason {
+            Some(reason) => self.end(env, id, Some(reason.into())),
+            None => self.watch_link(env, (pcidom, guest), true),
+        };
+        if let Err(error) = result {
+            log::error!("loan {id}: {error}");
+        }
+        self.advance(env, id);
+    }
+}

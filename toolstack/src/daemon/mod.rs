@@ -1,0 +1,201 @@
+//! The daemon's core: events in, calls to three traits, replies out. It never waits: what
+//! pcidom or a guest has to do first is a stage of a loan with a deadline.
+//!
+//! ```text
+//!   attach
+//!     |  order prepare                 (attach.rs)
+//!  preparing ----- failed, too late, guest gone ------------------+
+//!     |  ready                                                    |
+//!  lending          rights given, then the link   (rights, link)  |
+//!     |  order lent                                               |
+//!   lent  <---------- too late --+                                |
+//!     |  detach                  |                                |
+//!     |---------> detaching -----+                   (detach.rs)  |
+//!     |               | link back in Connected                    |
+//!     +---------------+-------------------------------------------+
+//!     |  guest or pcidom gone, device leaves the pool, detach -f
+//!   ending    leases and rights taken; order ending  (ending.rs)
+//!     |  returned, failed, or too late
+//!   over      off the link, order and record removed
+//! ```
+//!
+//! Everything is level-triggered: an event only says where to look.
+
+mod attach;
+mod detach;
+mod ending;
+mod lease;
+mod link;
+mod loan;
+mod paths;
+mod pool;
+mod record;
+mod rights;
+mod status;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use pcidom_loan::LoanId;
+use pcidom_script::Instant;
+use pcidom_xenbus::DomId;
+
+use crate::host::{Host, HostError};
+use crate::hypervisor::{Hypervisor, XenError};
+use crate::store::{Fired, Store, StoreError};
+use crate::verb::{Reply, Verb};
+use loan::Loan;
+use pool::Pcidom;
+pub use record::{Leases, Record, Stage};
+use status::Query;
+
+/// What the daemon works on, lent to it for one event.
+pub struct Env<'a> {
+    /// Xen.
+    pub xen: &'a mut dyn Hypervisor,
+    /// dom0.
+    pub host: &'a mut dyn Host,
+    /// XenStore.
+    pub store: &'a mut dyn Store,
+    /// When this event happens.
+    pub now: Instant,
+}
+
+impl std::fmt::Debug for Env<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Env").field("now", &self.now).finish_non_exhaustive()
+    }
+}
+
+/// Why something was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// XenStore did not do it.
+    #[error("XenStore: {0}")]
+    Store(#[from] StoreError),
+    /// Xen refused it.
+    #[error(transparent)]
+    Xen(#[from] XenError),
+    /// dom0 does not have it.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// It would be wrong.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Whoever asked; replies carry it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Client(pub u64);
+
+/// The daemon.
+#[derive(Debug)]
+pub struct Daemon {
+    names: Vec<String>,
+    pcidoms: BTreeMap<DomId, Pcidom>,
+    loans: BTreeMap<LoanId, Loan>,
+    /// The last loan's; the same number is in XenStore before the loan is.
+    generation: u64,
+    queries: Vec<Query>,
+    query_number: u64,
+    replies: VecDeque<(Client, Reply)>,
+}
+
+impl Daemon {
+    /// A daemon for the domains with these names.
+    pub const fn new(names: Vec<String>) -> Self {
+        Self {
+            names,
+            pcidoms: BTreeMap::new(),
+            loans: BTreeMap::new(),
+            generation: 0,
+            queries: Vec::new(),
+            query_number: 0,
+            replies: VecDeque::new(),
+        }
+    }
+
+    /// Takes up what the record says, and looks at everything once.
+    pub fn start(&mut self, env: &mut Env<'_>) -> Result<(), Failure> {
+        let (generation, records) = record::load(env)?;
+        self.generation = generation;
+        for (id, record) in records {
+            log::info!("found loan {id}: {} of {}", record.device.0, record.guest_name);
+            let mut loan = Loan::new(record);
+            loan.read_facts(env);
+            self.loans.insert(id, loan);
+        }
+        self.watch_domains(env)?;
+        self.scan_domains(env)?;
+        for id in self.loan_ids() {
+            self.recover(env, id);
+        }
+        Ok(())
+    }
+
+    /// A watch has fired.
+    pub fn fired(&mut self, env: &mut Env<'_>, fired: &Fired) {
+        if let Err(error) = self.look(env, fired) {
+            log::error!("{}: {error}", fired.path);
+        }
+    }
+
+    /// A verb was asked for. Its reply comes out of [`Daemon::next_reply`], now or later.
+    pub fn ask(&mut self, env: &mut Env<'_>, client: Client, verb: &Verb) {
+        log::debug!("asked: {verb:?}");
+        let result = match verb {
+            Verb::Attach { guest, device, slot, pcidom } => {
+                self.attach(env, client, (guest, device.0, *slot, pcidom)).map(|()| None)
+            }
+            Verb::Detach { guest, device, force, pcidom } => {
+                self.detach(env, client, (guest, device.0, *force, pcidom)).map(|()| None)
+            }
+            Verb::List { guest, pcidom } => {
+                self.list(env, guest.as_deref(), pcidom).map(Some)
+            }
+            Verb::Status { pcidom } => {
+                self.status(env, client, pcidom.as_deref()).map(|()| None)
+            }
+        };
+        match result {
+            Ok(None) => {}
+            Ok(Some(reply)) => self.reply(client, reply),
+            Err(error) => {
+                let text = error.to_string();
+                log::info!("refused: {text}");
+                self.reply(client, Reply::Failed { text });
+            }
+        }
+    }
+
+    /// When [`Daemon::tick`] has something to do.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let loans = self.loans.values().filter_map(|loan| loan.deadline);
+        loans.chain(self.queries.iter().map(|query| query.deadline)).min()
+    }
+
+    /// A deadline has come.
+    pub fn tick(&mut self, env: &mut Env<'_>) {
+        for id in self.loan_ids() {
+            if self.loans.get(&id).is_some_and(|loan| loan.is_due(env.now)) {
+                self.advance(env, id);
+            }
+        }
+        self.answer_queries(env);
+    }
+
+    /// A reply that is ready.
+    pub fn next_reply(&mut self) -> Option<(Client, Reply)> {
+        self.replies.pop_front()
+    }
+
+    fn reply(&mut self, client: Client, reply: Reply) {
+        self.replies.push_back((client, reply));
+    }
+
+    fn loan_ids(&self) -> Vec<LoanId> {
+        self.loans.keys().copied().collect()
+    }
+}

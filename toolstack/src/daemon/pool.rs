@@ -1,0 +1,367 @@
+//! pcidoms and their pools: a device that enters a pool goes into quarantine at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pcidom_loan::{LoanId, NodeName, PROTOCOL, QUARANTINED, READY};
+use pcidom_pci::Sbdf;
+use pcidom_xenbus::{DomId, XenbusState};
+
+use super::rights::{self, Taking};
+use super::{Daemon, Env, Failure, Stage, paths};
+use crate::host::{DeviceFacts, HostError};
+use crate::store::Permissions;
+
+/// Devices of one link. xen-pciback's own limit is one bus of 32 slots with 8 functions.
+const MAX_POOL: u32 = 256;
+
+/// Whether a device can be lent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum PoolState {
+    /// pcidom has no right to it.
+    Quarantined,
+    /// It can't be, and why. Tried again before each loan.
+    Unfit(String),
+    /// dom0 takes it away; it stays until its loan is over.
+    Leaving,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct PoolDevice {
+    pub(super) state: PoolState,
+    /// What the last loan left to say.
+    pub(super) note: Option<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct Pcidom {
+    pub(super) name: String,
+    pub(super) vm: String,
+    pub(super) ready: bool,
+    pub(super) pool: BTreeMap<Sbdf, PoolDevice>,
+}
+
+impl Daemon {
+    /// Looks which pcidoms there are.
+    pub(super) fn scan_domains(&mut self, env: &mut Env<'_>) -> Result<(), Failure> {
+        let mut found = BTreeMap::new();
+        for node in env.store.list("/local/domain")? {
+            let Ok(domain) = node.parse::<DomId>() else { continue };
+            let name = env.store.read(&paths::name(domain))?.unwrap_or_default();
+            if domain == DomId::DOM0 || !self.names.contains(&name) {
+                continue;
+            }
+            let alive = env.xen.domain(domain)?.is_some_and(|info| !info.dying);
+            if let Some(vm) = env.store.read(&paths::vm(domain))?.filter(|_| alive) {
+                found.insert(domain, (name, vm));
+            }
+        }
+        let known: Vec<DomId> = self.pcidoms.keys().copied().collect();
+        for domain in known {
+            let is_same =
+                |p: &Pcidom| found.get(&domain).is_some_and(|(_, vm)| *vm == p.vm);
+            if self.pcidoms.get(&domain).is_some_and(|pcidom| !is_same(pcidom)) {
+                log::info!("pcidom {domain} is gone");
+                self.pcidoms.remove(&domain);
+                self.watch_pcidom(env, domain, false)?;
+                self.answer_queries(env);
+            }
+        }
+        for (domain, (name, vm)) in found {
+            if !self.pcidoms.contains_key(&domain) {
+                self.welcome(env, domain, name, vm)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A pcidom has appeared: makes the directories, and takes its pool in.
+    fn welcome(
+        &mut self,
+        env: &mut Env<'_>,
+        domain: DomId,
+        name: String,
+        vm: String,
+    ) -> Result<(), Failure> {
+        log::info!("pcidom {domain}: {name}");
+        let control = paths::control(domain);
+        let loans: BTreeSet<LoanId> = self.loans.keys().copied().collect();
+        env.store.transaction(&mut |nodes| {
+            if nodes.read(&paths::vm(domain))?.as_ref() != Some(&vm) {
+                return Ok(());
+            }
+            nodes.write(&control, "")?;
+            nodes.set_permissions(&control, Permissions::shared(DomId::DOM0, domain))?;
+            nodes.write(&format!("{control}/protocol"), PROTOCOL)?;
+            for directory in ["pool", "loans", "answers"] {
+                let directory = format!("{control}/{directory}");
+                if nodes.read(&directory)?.is_none() {
+                    nodes.write(&directory, "")?;
+                }
+            }
+            // Left over from a daemon that stopped between two steps.
+            for node in nodes.list(&format!("{control}/loans"))? {
+                if LoanId::parse(&node).is_none_or(|id| !loans.contains(&id)) {
+                    nodes.remove(&format!("{control}/loans/{node}"))?;
+                }
+            }
+            let said = paths::said(domain);
+            if nodes.read(&said)?.is_none() {
+                nodes.write(&said, "")?;
+                nodes.set_permissions(&said, Permissions::private(domain))?;
+            }
+            Ok(())
+        })?;
+        let pcidom = Pcidom { name, vm, ready: false, pool: BTreeMap::new() };
+        self.pcidoms.insert(domain, pcidom);
+        self.watch_pcidom(env, domain, true)?;
+        self.greet(env, domain)?;
+        self.scan_pool(env, domain)
+    }
+
+    /// Looks whether a pcidom serves.
+    pub(super) fn greet(
+        &mut self,
+        env: &mut Env<'_>,
+        domain: DomId,
+    ) -> Result<(), Failure> {
+        let Some(pcidom) = self.pcidoms.get_mut(&domain) else { return Ok(()) };
+        let said = env.store.read(&format!("{}/state", paths::said(domain)))?;
+        let ready = said.as_deref() == Some(READY);
+        if pcidom.ready != ready {
+            let what = if ready { "serves" } else { "does not serve any more" };
+            log::info!("pcidom {domain} {what}");
+            pcidom.ready = ready;
+        }
+        Ok(())
+    }
+
+    /// Compares a pool with what dom0's end of the A-link has. libxl writes a device there
+    /// as the last step of giving it to pcidom, so all that has to be taken is there.
+    pub(super) fn scan_pool(
+        &mut self,
+        env: &mut Env<'_>,
+        domain: DomId,
+    ) -> Result<(), Failure> {
+        let present = read_pool(env, domain)?;
+        let Some(pcidom) = self.pcidoms.get_mut(&domain) else { return Ok(()) };
+        let known: BTreeSet<Sbdf> = pcidom.pool.keys().copied().collect();
+        for device in known.difference(&present) {
+            if let Some(entry) = pcidom.pool.get_mut(device) {
+                entry.state = PoolState::Leaving;
+            }
+            log::info!("{device} leaves the pool of pcidom {domain}");
+        }
+        let gone: Vec<Sbdf> = known.difference(&present).copied().collect();
+        self.advance_all(env, |loan| gone.contains(&loan.record.device.0));
+        for device in gone {
+            self.forget_if_left(env, domain, device)?;
+        }
+        for device in present {
+            let state = self
+                .pcidoms
+                .get(&domain)
+                .and_then(|p| p.pool.get(&device))
+                .map(|d| &d.state);
+            let back_again =
+                state == Some(&PoolState::Leaving) && self.loan_of(device).is_none();
+            if state.is_none() || back_again {
+                self.arrive(env, domain, device)?;
+            }
+        }
+        self.sweep_pool_nodes(env, domain)
+    }
+
+    /// Pool nodes of devices that left while no daemon ran.
+    fn sweep_pool_nodes(&self, env: &mut Env<'_>, domain: DomId) -> Result<(), Failure> {
+        let Some(pcidom) = self.pcidoms.get(&domain) else { return Ok(()) };
+        let directory = format!("{}/pool", paths::control(domain));
+        for node in env.store.list(&directory)? {
+            let known = NodeName::parse(&node)
+                .is_some_and(|NodeName(device)| pcidom.pool.contains_key(&device));
+            if !known {
+                env.store.remove(&format!("{directory}/{node}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn arrive(
+        &mut self,
+        env: &mut Env<'_>,
+        domain: DomId,
+        device: Sbdf,
+    ) -> Result<(), Failure> {
+        let result = match self.loan_of(device) {
+            // Found in the record: pcidom's rights went before that loan began.
+            Some(_) => arm(env, device),
+            None => quarantine(env, domain, device),
+        };
+        let state = match result {
+            Ok(_) => {
+                log::info!("{device} is in the pool of pcidom {domain}, quarantined");
+                PoolState::Quarantined
+            }
+            Err(error) => {
+                log::error!("{device} can't be lent: {error}");
+                PoolState::Unfit(error.to_string())
+            }
+        };
+        self.enter(env, domain, device, PoolDevice { state, note: None })
+    }
+
+    /// Writes a device's new standing down, where pcidom sees it.
+    fn enter(
+        &mut self,
+        env: &mut Env<'_>,
+        domain: DomId,
+        device: Sbdf,
+        entry: PoolDevice,
+    ) -> Result<(), Failure> {
+        let Some(pcidom) = self.pcidoms.get_mut(&domain) else { return Ok(()) };
+        let (quarantined, vm) =
+            (entry.state == PoolState::Quarantined, pcidom.vm.clone());
+        pcidom.pool.insert(device, entry);
+        let node = paths::pool_node(domain, device);
+        env.store.transaction(&mut |nodes| {
+            let at_home = nodes.read(&paths::vm(domain))?.as_ref() == Some(&vm);
+            match quarantined && at_home {
+                true => nodes.write(&node, QUARANTINED),
+                false => nodes.remove(&node),
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Quarantines a device again, right before it is lent: dom0's pciback forgets what it
+    /// was told when a device leaves a frontend, and what made a device unfit may be mended.
+    pub(super) fn refresh(
+        &mut self,
+        env: &mut Env<'_>,
+        domain: DomId,
+        device: Sbdf,
+    ) -> Result<DeviceFacts, Failure> {
+        let note = self
+            .pcidoms
+            .get(&domain)
+            .and_then(|p| p.pool.get(&device))
+            .and_then(|d| d.note.clone());
+        let result = quarantine(env, domain, device);
+        let state = match &result {
+            Ok(_) => PoolState::Quarantined,
+            Err(error) => PoolState::Unfit(error.to_string()),
+        };
+        self.enter(env, domain, device, PoolDevice { state, note })?;
+        result
+    }
+
+    /// Drops a device that left, once no loan needs it.
+    pub(super) fn forget_if_left(
+        &mut self,
+        env: &mut Env<'_>,
+        domain: DomId,
+        device: Sbdf,
+    ) -> Result<(), Failure> {
+        if self.loan_of(device).is_some() || self.in_pool(domain, device) {
+            return Ok(());
+        }
+        if let Some(pcidom) = self.pcidoms.get_mut(&domain) {
+            pcidom.pool.remove(&device);
+            env.store.remove(&paths::pool_node(domain, device))?;
+            log::info!("{device} has left the pool of pcidom {domain}");
+        }
+        Ok(())
+    }
+
+    pub(super) fn in_pool(&self, domain: DomId, device: Sbdf) -> bool {
+        let entry = self.pcidoms.get(&domain).and_then(|pcidom| pcidom.pool.get(&device));
+        entry.is_some_and(|entry| entry.state != PoolState::Leaving)
+    }
+
+    /// The loan a device is in.
+    pub(super) fn loan_of(&self, device: Sbdf) -> Option<(LoanId, Stage)> {
+        let mut loans = self.loans.iter();
+        let found = loans.find(|(_, loan)| loan.record.device.0 == device);
+        found.map(|(id, loan)| (*id, loan.record.stage))
+    }
+
+    /// The pcidom a verb names.
+    pub(super) fn find_pcidom(&self, name: &str) -> Result<DomId, Failure> {
+        let mut all = self.pcidoms.iter();
+        match all.find(|(_, pcidom)| pcidom.name == name) {
+            Some((domain, _)) => Ok(*domain),
+            None if self.names.iter().any(|known| known == name) => {
+                Err(Failure::Refused(format!(
+                    "no domain named {name} runs: start it with: xl create {name}.cfg"
+                )))
+            }
+            None => Err(Failure::Refused(format!(
+                "the daemon does not serve {name}: start it with: \
+                 pcidomctl daemon --pcidom {name}"
+            ))),
+        }
+    }
+}
+
+/// The devices that dom0 exports to a pcidom and does not take back just now.
+fn read_pool(env: &mut Env<'_>, domain: DomId) -> Result<BTreeSet<Sbdf>, Failure> {
+    let link = paths::pool_link(domain);
+    let mut present = BTreeSet::new();
+    // Read as one: libxl moves the entries when it removes one.
+    env.store.transaction(&mut |nodes| {
+        present.clear();
+        let count = nodes.read(&format!("{link}/num_devs"))?;
+        let count = count.and_then(|count| count.trim().parse().ok()).unwrap_or(0);
+        for number in 0..MAX_POOL.min(count) {
+            let device = nodes.read(&format!("{link}/dev-{number}"))?;
+            let state = nodes.read(&format!("{link}/state-{number}"))?;
+            let state = XenbusState::parse(state.as_deref());
+            let leaving = matches!(state, XenbusState::Closing | XenbusState::Closed);
+            if let Some(device) = device.and_then(|d| d.trim().parse().ok())
+                && !leaving
+            {
+                present.insert(device);
+            }
+        }
+        Ok(())
+    })?;
+    Ok(present)
+}
+
+/// Takes from pcidom what libxl gave it, and arms pciback.
+fn quarantine(
+    env: &mut Env<'_>,
+    domain: DomId,
+    device: Sbdf,
+) -> Result<DeviceFacts, Failure> {
+    let raw = env.host.device(device)?;
+    let facts = DeviceFacts::read(&raw)?;
+    if !raw.on_pciback {
+        return Err(Failure::Refused(format!(
+            "{device} is not bound to pciback: xl pci-assignable-add {device}"
+        )));
+    }
+    let failures = rights::take(env, domain, device, Some(&facts), Taking::default());
+    for failure in &failures {
+        log::error!("{device}: taking it from pcidom {domain}: {failure}");
+    }
+    if let Some(failure) = failures.into_iter().next() {
+        return Err(failure.into());
+    }
+    arm_facts(env, device, facts)
+}
+
+fn arm(env: &mut Env<'_>, device: Sbdf) -> Result<DeviceFacts, Failure> {
+    let facts = DeviceFacts::read(&env.host.device(device)?)?;
+    arm_facts(env, device, facts)
+}
+
+fn arm_facts(
+    env: &mut Env<'_>,
+    device: Sbdf,
+    facts: DeviceFacts,
+) -> Result<DeviceFacts, Failure> {
+    env.host
+        .arm(device, &facts.quirks)
+        .map_err(|HostError(text)| Failure::Refused(format!("{device}: {text}")))?;
+    Ok(facts)
+}

@@ -1,0 +1,220 @@
+//! The record: what the daemon has to know again after it was started anew.
+//!
+//! One node per loan, below a directory that only dom0 can see. A stage is written down
+//! before the first step that belongs to it, so whatever was interrupted can be told from the
+//! record, and finished or undone:
+//!
+//! | found | done about it |
+//! |---|---|
+//! | preparing | ended: whoever asked for it is gone |
+//! | lending | ended: nobody knows which rights were given |
+//! | lent | goes on; ended if a mapping was under way, since its pirqs are unknown |
+//! | detaching | goes on |
+//! | ending | done again from the start, which does no harm |
+
+use std::fmt;
+
+use pcidom_loan::{LoanId, LoanOrder, Phase};
+use pcidom_xenbus::{DomId, Pirq};
+use serde::{Deserialize, Serialize};
+
+use super::{Env, Failure, paths};
+use crate::store::{Nodes, Permissions, StoreError};
+use crate::verb::Bdf;
+
+/// Version of the record's form.
+const VERSION: u32 = 1;
+
+/// How far a loan has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// pcidom resets the device. The guest has no right yet.
+    Preparing,
+    /// Rights are being given.
+    Lending,
+    /// The guest has it.
+    Lent,
+    /// The guest's driver was asked to let it go.
+    Detaching,
+    /// Rights are being taken, then pcidom takes it back.
+    Ending,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Preparing => "preparing",
+            Self::Lending => "lending",
+            Self::Lent => "lent",
+            Self::Detaching => "detaching",
+            Self::Ending => "ending",
+        })
+    }
+}
+
+/// The interrupt leases of a loan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Leases {
+    /// None.
+    None,
+    /// Being mapped: which, nobody knows until it is done.
+    Intent,
+    /// These.
+    Held(Vec<u16>),
+}
+
+impl Leases {
+    /// The pirqs.
+    pub fn pirqs(&self) -> impl Iterator<Item = Pirq> + '_ {
+        let pirqs = if let Self::Held(pirqs) = self { pirqs.as_slice() } else { &[] };
+        pirqs.iter().copied().map(Pirq)
+    }
+}
+
+/// What survives the daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    version: u32,
+    /// The loan's generation.
+    pub generation: u64,
+    /// How far it has come.
+    pub stage: Stage,
+    /// Domid of the pcidom.
+    pub pcidom: u16,
+    /// Its `vm` path: another domain with that domid has another.
+    pub pcidom_vm: String,
+    /// Domid of the guest.
+    pub guest: u16,
+    /// Its `vm` path.
+    pub guest_vm: String,
+    /// Its name, for people.
+    pub guest_name: String,
+    /// The device.
+    pub device: Bdf,
+    /// The virtual slot that was asked for.
+    pub slot: Option<u8>,
+    /// Its number in the link's directory, from [`Stage::Lent`] on.
+    pub entry: Option<u16>,
+    /// The last lease request that was served.
+    pub sequence: u32,
+    /// What is mapped.
+    pub leases: Leases,
+}
+
+impl Record {
+    /// A loan that begins.
+    pub(super) fn new(
+        generation: u64,
+        pcidom: (DomId, String),
+        guest: (DomId, String, String),
+        device: Bdf,
+        slot: Option<u8>,
+    ) -> Self {
+        Self {
+            version: VERSION,
+            generation,
+            stage: Stage::Preparing,
+            pcidom: pcidom.0.0,
+            pcidom_vm: pcidom.1,
+            guest: guest.0.0,
+            guest_name: guest.1,
+            guest_vm: guest.2,
+            device,
+            slot,
+            entry: None,
+            sequence: 0,
+            leases: Leases::None,
+        }
+    }
+
+    /// The pcidom.
+    pub const fn pcidom(&self) -> DomId {
+        DomId(self.pcidom)
+    }
+
+    /// The guest.
+    pub const fn guest(&self) -> DomId {
+        DomId(self.guest)
+    }
+
+    /// Writes it.
+    pub(super) fn save(
+        &self,
+        nodes: &mut dyn Nodes,
+        loan: LoanId,
+    ) -> Result<(), StoreError> {
+        let text = serde_json::to_string(self)
+            .map_err(|error| StoreError::Other(error.to_string()))?;
+        nodes.write(&paths::record(loan), &text)
+    }
+
+    /// Writes what pcidom is told of it.
+    pub(super) fn order(
+        &self,
+        nodes: &mut dyn Nodes,
+        loan: LoanId,
+        phase: Phase,
+    ) -> Result<(), StoreError> {
+        let order = LoanOrder {
+            generation: pcidom_loan::Generation(self.generation),
+            phase,
+            guest: self.guest,
+            device: self.device.0,
+            slot: self.slot,
+        };
+        nodes.write(&paths::order(self.pcidom(), loan), &order.to_string())
+    }
+
+    /// Whether the domain that is meant is still the one in XenStore. Nothing below its
+    /// home may be written otherwise: that would bring the home of a dead domain back.
+    pub(super) fn guest_is_home(
+        &self,
+        nodes: &mut dyn Nodes,
+    ) -> Result<bool, StoreError> {
+        Ok(nodes.read(&paths::vm(self.guest()))?.as_ref() == Some(&self.guest_vm))
+    }
+
+    /// The same for the pcidom.
+    pub(super) fn pcidom_is_home(
+        &self,
+        nodes: &mut dyn Nodes,
+    ) -> Result<bool, StoreError> {
+        Ok(nodes.read(&paths::vm(self.pcidom()))?.as_ref() == Some(&self.pcidom_vm))
+    }
+}
+
+/// Makes the directory if need be, and reads all there is.
+pub(super) fn load(env: &mut Env<'_>) -> Result<(u64, Vec<(LoanId, Record)>), Failure> {
+    let generation = env.store.read(&paths::generation())?;
+    let Some(generation) = generation else {
+        env.store.transaction(&mut |nodes| {
+            nodes.write(paths::RECORD, "")?;
+            // What is made below inherits this.
+            nodes.set_permissions(paths::RECORD, Permissions::private(DomId::DOM0))?;
+            nodes.write(&paths::records(), "")?;
+            nodes.write(&paths::generation(), "0")
+        })?;
+        return Ok((0, Vec::new()));
+    };
+    let unreadable = |path: String| {
+        Failure::Refused(format!(
+            "the record in XenStore at {path} can't be read: it is of another version of \
+             pcidomctl. Start that one, detach all devices, then start this one"
+        ))
+    };
+    let generation = generation.parse().map_err(|_| unreadable(paths::generation()))?;
+    let mut loans = Vec::new();
+    for node in env.store.list(&paths::records())? {
+        let path = format!("{}/{node}", paths::records());
+        let Some(text) = env.store.read(&path)? else { continue };
+        let record = serde_json::from_str(&text).ok();
+        let record = record.filter(|record: &Record| record.version == VERSION);
+        let (Some(id), Some(record)) = (LoanId::parse(&node), record) else {
+            return Err(unreadable(path));
+        };
+        loans.push((id, record));
+    }
+    Ok((generation, loans))
+}

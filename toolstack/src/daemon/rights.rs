@@ -1,0 +1,106 @@
+//! What a domain may do with a device in Xen: given as a whole, taken as a whole.
+
+use pcidom_pci::Sbdf;
+use pcidom_xenbus::DomId;
+
+use super::Env;
+use crate::host::{BarKind, DeviceFacts};
+use crate::hypervisor::{Hypervisor, Right, XenError, errno};
+
+/// Gives `domain` the device, which must be in quarantine. The IOMMU context comes first: a
+/// guest with BARs but no context could make the device fault. On an error, what was given
+/// is still there: the caller takes it back.
+pub(super) fn give(
+    env: &mut Env<'_>,
+    domain: DomId,
+    device: Sbdf,
+    facts: &DeviceFacts,
+) -> Result<(), XenError> {
+    env.xen.assign(domain, device)?;
+    bars(env.xen, domain, facts, Right::Grant)?;
+    if let Some(gsi) = facts.gsi {
+        env.xen.map_gsi(domain, gsi)?;
+        env.xen.irq_permission(domain, gsi, Right::Grant)?;
+    }
+    Ok(())
+}
+
+/// How to take rights away.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Taking {
+    /// The domain is dying: the device first, or Xen's own teardown may meet it half reset.
+    pub(super) dying: bool,
+    /// Another device of this domain uses the same line: it stays mapped.
+    pub(super) keep_gsi: bool,
+}
+
+/// Takes from `domain` whatever it has of the device, which is then in quarantine. Done as
+/// far as it goes; returns what Xen refused for no reason that is expected here. What is
+/// gone already (the domain, the mapping, the device) is no error.
+pub(super) fn take(
+    env: &mut Env<'_>,
+    domain: DomId,
+    device: Sbdf,
+    facts: Option<&DeviceFacts>,
+    how: Taking,
+) -> Vec<XenError> {
+    let mut failures = Vec::new();
+    let mut note = |result: Result<(), XenError>, fine: &[i32]| {
+        if let Err(error) = result
+            && error.errno != errno::ESRCH
+            && !fine.contains(&error.errno)
+        {
+            failures.push(error);
+        }
+    };
+    if how.dying {
+        note(env.xen.deassign(domain, device), &[errno::ENODEV]);
+    }
+    if let Some(facts) = facts {
+        for bar in 0..facts.bars.len() {
+            note(one_bar(env.xen, domain, facts, bar, Right::Revoke), &[]);
+        }
+        if let Some(gsi) = facts.gsi.filter(|_| !how.keep_gsi) {
+            note(env.xen.unmap_pirq(domain, gsi), &[errno::EINVAL]);
+            note(env.xen.irq_permission(domain, gsi, Right::Revoke), &[]);
+        }
+    }
+    if !how.dying {
+        note(env.xen.deassign(domain, device), &[errno::ENODEV]);
+    }
+    failures
+}
+
+fn bars(
+    xen: &mut dyn Hypervisor,
+    domain: DomId,
+    facts: &DeviceFacts,
+    right: Right,
+) -> Result<(), XenError> {
+    (0..facts.bars.len()).try_for_each(|bar| one_bar(xen, domain, facts, bar, right))
+}
+
+fn one_bar(
+    xen: &mut dyn Hypervisor,
+    domain: DomId,
+    facts: &DeviceFacts,
+    number: usize,
+    right: Right,
+) -> Result<(), XenError> {
+    let Some(bar) = facts.bars.get(number) else { return Ok(()) };
+    match bar.kind {
+        BarKind::Memory => {
+            xen.iomem_permission(domain, bar.first_page(), bar.pages(), right)
+        }
+        BarKind::Io => {
+            // 64 KiB of ports is all there is; a longer one is no port range.
+            let (Ok(first), Ok(count)) =
+                (u32::try_from(bar.start), u32::try_from(bar.length))
+            else {
+                let call = "xc_domain_ioport_permission";
+                return Err(XenError { call, errno: errno::EINVAL });
+            };
+            xen.ioport_permission(domain, first, count, right)
+        }
+    }
+}

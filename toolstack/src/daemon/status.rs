@@ -1,0 +1,227 @@
+//! What the daemon knows, and what its pcidoms say of themselves.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use pcidom_loan::MAX_TEXT;
+use pcidom_pci::VirtualBdf;
+use pcidom_script::Instant;
+use pcidom_xenbus::DomId;
+
+use super::attach::find_domain;
+use super::pool::{Pcidom, PoolDevice, PoolState};
+use super::{Client, Daemon, Env, Failure, Stage, paths};
+use crate::store::{Nodes, StoreError};
+use crate::verb::{Bdf, ListLine, LoanLine, PcidomLine, PoolLine, Reply, Status};
+
+/// A pcidom that serves writes its report in milliseconds; one that doesn't is shown without.
+const REPORT_DEADLINE: Duration = Duration::from_secs(2);
+/// Most nodes of a report that are shown, and how deep they may be nested. XenStore's quota
+/// lets a domain have 1000 nodes.
+const MAX_REPORT_NODES: usize = 512;
+const MAX_REPORT_DEPTH: usize = 4;
+
+/// A status that waits for reports.
+#[derive(Debug)]
+pub(super) struct Query {
+    client: Client,
+    number: u64,
+    pcidoms: Vec<DomId>,
+    pub(super) deadline: Instant,
+}
+
+impl Daemon {
+    pub(super) fn list(
+        &mut self,
+        env: &mut Env<'_>,
+        guest: Option<&str>,
+        pcidom: &str,
+    ) -> Result<Reply, Failure> {
+        let pcidom = self.find_pcidom(pcidom)?;
+        let guest = match guest {
+            Some(guest) => Some(find_domain(env, guest)?.0),
+            None => None,
+        };
+        let mut lines = Vec::new();
+        for loan in self.loans.values() {
+            let record = &loan.record;
+            let wanted = guest.is_none_or(|guest| guest == record.guest());
+            let lent = matches!(record.stage, Stage::Lent | Stage::Detaching);
+            if record.pcidom() != pcidom || !wanted || !lent {
+                continue;
+            }
+            let back = paths::back(record.pcidom(), record.guest());
+            let shown = match record.entry {
+                Some(entry) => env.store.read(&format!("{back}/vdev-{entry}"))?,
+                None => None,
+            };
+            // pcidom's word, for people's eyes only.
+            let shown = shown.and_then(|text| text.trim().parse().ok()).map(VirtualBdf);
+            lines.push(ListLine {
+                guest: record.guest_name.clone(),
+                virtual_device: shown
+                    .map(|at| format!("{:02x}.{:x}", at.0.device(), at.0.function())),
+                device: record.device,
+            });
+        }
+        lines.sort_by(|a, b| (&a.guest, a.device).cmp(&(&b.guest, b.device)));
+        Ok(Reply::List { lines })
+    }
+
+    pub(super) fn status(
+        &mut self,
+        env: &mut Env<'_>,
+        client: Client,
+        pcidom: Option<&str>,
+    ) -> Result<(), Failure> {
+        let pcidoms: Vec<DomId> = match pcidom {
+            Some(name) => vec![self.find_pcidom(name)?],
+            None => self.pcidoms.keys().copied().collect(),
+        };
+        self.query_number += 1;
+        // Numbers of an earlier daemon may still stand in a report: start from the clock.
+        let number = self.query_number.wrapping_add(env.now.as_nanos());
+        for (domain, pcidom) in &self.pcidoms {
+            if pcidom.ready && pcidoms.contains(domain) {
+                let (path, vm) = (paths::query(*domain), &pcidom.vm);
+                env.store.transaction(&mut |nodes| {
+                    if nodes.read(&paths::vm(*domain))?.as_ref() != Some(vm) {
+                        return Ok(());
+                    }
+                    nodes.write(&path, &number.to_string())
+                })?;
+            }
+        }
+        let deadline = env.now.after(REPORT_DEADLINE);
+        self.queries.push(Query { client, number, pcidoms, deadline });
+        self.answer_queries(env);
+        Ok(())
+    }
+
+    /// Answers every status whose reports are there, or won't come.
+    pub(super) fn answer_queries(&mut self, env: &mut Env<'_>) {
+        for query in std::mem::take(&mut self.queries) {
+            let waits = query.pcidoms.iter().any(|domain| {
+                let serves = self.pcidoms.get(domain).is_some_and(|pcidom| pcidom.ready);
+                serves && !has_report(env, *domain, query.number)
+            });
+            if waits && env.now < query.deadline {
+                self.queries.push(query);
+                continue;
+            }
+            let lines = self.pcidoms.iter().filter(|(d, _)| query.pcidoms.contains(d));
+            let pcidoms =
+                lines.map(|(d, p)| self.line(env, *d, p, query.number)).collect();
+            let status = Status {
+                daemon: env!("CARGO_PKG_VERSION").into(),
+                names: self.names.clone(),
+                pcidoms,
+            };
+            self.replies.push_back((query.client, Reply::Status { status }));
+        }
+    }
+
+    fn line(
+        &self,
+        env: &mut Env<'_>,
+        domain: DomId,
+        pcidom: &Pcidom,
+        number: u64,
+    ) -> PcidomLine {
+        let pool = pcidom.pool.iter().map(|(device, entry)| {
+            let state = match &entry.state {
+                PoolState::Leaving => "leaving",
+                PoolState::Unfit(_) => "unfit",
+                PoolState::Quarantined if self.loan_of(*device).is_some() => "lent",
+                PoolState::Quarantined => "free",
+            };
+            let note = note(entry);
+            PoolLine { device: Bdf(*device), state: state.into(), note }
+        });
+        let ours = self.loans.iter().filter(|(_, loan)| loan.record.pcidom() == domain);
+        let loans = ours.map(|(id, loan)| LoanLine {
+            id: id.to_string(),
+            generation: loan.record.generation,
+            device: loan.record.device,
+            guest: loan.record.guest_name.clone(),
+            domid: loan.record.guest,
+            phase: loan.record.stage.to_string(),
+            pirqs: loan.record.leases.pirqs().map(|pirq| pirq.0).collect(),
+        });
+        let mut report = None;
+        if has_report(env, domain, number) {
+            let mut nodes = BTreeMap::new();
+            let root = paths::report(domain);
+            // What could not be read is left out.
+            let _ = read_report(env.store, &root, "", 0, &mut nodes);
+            report = Some(nodes);
+        }
+        PcidomLine {
+            name: pcidom.name.clone(),
+            domid: domain.0,
+            ready: pcidom.ready,
+            pool: pool.collect(),
+            loans: loans.collect(),
+            report,
+        }
+    }
+}
+
+fn note(entry: &PoolDevice) -> Option<String> {
+    match &entry.state {
+        PoolState::Unfit(reason) => Some(reason.clone()),
+        _ => entry.note.clone(),
+    }
+}
+
+/// pcidom writes the number last, so the rest is whole then.
+fn has_report(env: &mut Env<'_>, domain: DomId, number: u64) -> bool {
+    let path = format!("{}/number", paths::report(domain));
+    let text = env.store.read(&path).ok().flatten();
+    text.and_then(|text| text.trim().parse().ok()) == Some(number)
+}
+
+/// Reads a report node by node. It is text of a domain that is not trusted: bounded, and
+/// nothing but printable characters passes.
+fn read_report(
+    store: &mut dyn Nodes,
+    root: &str,
+    below: &str,
+    depth: usize,
+    nodes: &mut BTreeMap<String, String>,
+) -> Result<(), StoreError> {
+    let mut names = store.list(&format!("{root}{below}"))?;
+    names.sort();
+    for name in names {
+        if nodes.len() >= MAX_REPORT_NODES {
+            break;
+        }
+        let path = format!("{below}/{name}");
+        if let Some(text) = store.read(&format!("{root}{path}"))?
+            && !text.is_empty()
+            && path != "/number"
+        {
+            let key = path.trim_start_matches('/');
+            nodes.insert(printable(key), printable(&text));
+        }
+        if depth < MAX_REPORT_DEPTH {
+            read_report(store, root, &path, depth + 1, nodes)?;
+        }
+    }
+    Ok(())
+}
+
+/// At most [`MAX_TEXT`] characters, none of which a terminal obeys.
+fn printable(text: &str) -> String {
+    let visible = |c: char| if c.is_ascii_graphic() { c } else { ' ' };
+    text.chars().take(MAX_TEXT).map(visible).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn what_pcidom_writes_can_not_reach_a_terminal() {
+        let shown = super::printable(&format!("a\x1b[2J\n{}", "x".repeat(5000)));
+        assert!(shown.starts_with("a [2J x") && shown.len() == 900);
+    }
+}

@@ -1,0 +1,9 @@
+//! The daemon against fakes: pcidom and guests are played by a few lines each.
+
+mod attach;
+mod bed;
+mod detach;
+mod end;
+mod faults;
+mod lease;
+mod pool;

@@ -1,0 +1,164 @@
+//! Which nodes the daemon watches, and where it looks when one has changed.
+
+use pcidom_loan::LoanId;
+use pcidom_xenbus::DomId;
+
+use super::{Daemon, Env, Failure, paths};
+use crate::store::Fired;
+
+/// What a watch is for; its text is the watch's token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Token {
+    /// Domains come and go.
+    Domains,
+    /// A pcidom's pool.
+    Pool(DomId),
+    /// What a pcidom says.
+    Said(DomId),
+    /// A guest's end of its link, and pcidom's.
+    Link(DomId),
+}
+
+impl Token {
+    fn text(self) -> String {
+        match self {
+            Self::Domains => "domains".into(),
+            Self::Pool(pcidom) => format!("pool/{pcidom}"),
+            Self::Said(pcidom) => format!("said/{pcidom}"),
+            Self::Link(guest) => format!("link/{guest}"),
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (kind, domain) = text.split_once('/').unwrap_or((text, "0"));
+        let domain = domain.parse().ok()?;
+        match kind {
+            "domains" => Some(Self::Domains),
+            "pool" => Some(Self::Pool(domain)),
+            "said" => Some(Self::Said(domain)),
+            "link" => Some(Self::Link(domain)),
+            _ => None,
+        }
+    }
+}
+
+impl Daemon {
+    pub(super) fn watch_domains(&self, env: &mut Env<'_>) -> Result<(), Failure> {
+        for path in ["@introduceDomain", "@releaseDomain"] {
+            env.store.watch(path, &Token::Domains.text())?;
+        }
+        Ok(())
+    }
+
+    /// Watches a pcidom, or stops to.
+    pub(super) fn watch_pcidom(
+        &self,
+        env: &mut Env<'_>,
+        pcidom: DomId,
+        on: bool,
+    ) -> Result<(), Failure> {
+        let watches = [
+            (paths::pool_link(pcidom), Token::Pool(pcidom)),
+            (paths::said(pcidom), Token::Said(pcidom)),
+        ];
+        for (path, token) in watches {
+            if on {
+                env.store.watch(&path, &token.text())?;
+            } else {
+                env.store.unwatch(&path, &token.text())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Watches a guest's link, or stops to.
+    pub(super) fn watch_link(
+        &self,
+        env: &mut Env<'_>,
+        (pcidom, guest): (DomId, DomId),
+        on: bool,
+    ) -> Result<(), Failure> {
+        let token = Token::Link(guest).text();
+        let front = format!("{}/state", paths::front(guest));
+        for path in [front, paths::back(pcidom, guest)] {
+            if on {
+                env.store.watch(&path, &token)?;
+            } else {
+                env.store.unwatch(&path, &token)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn look(
+        &mut self,
+        env: &mut Env<'_>,
+        fired: &Fired,
+    ) -> Result<(), Failure> {
+        match Token::parse(&fired.token) {
+            Some(Token::Domains) => {
+                self.scan_domains(env)?;
+                self.advance_all(env, |_| true);
+            }
+            Some(Token::Pool(pcidom)) => self.scan_pool(env, pcidom)?,
+            Some(Token::Said(pcidom)) => self.listen(env, pcidom, &fired.path)?,
+            Some(Token::Link(guest)) => {
+                self.advance_all(env, |loan| loan.record.guest() == guest);
+            }
+            None => log::debug!("a watch of an earlier daemon: {}", fired.token),
+        }
+        Ok(())
+    }
+
+    /// pcidom has said something: the node's name tells what about, and no more than that.
+    fn listen(
+        &mut self,
+        env: &mut Env<'_>,
+        pcidom: DomId,
+        path: &str,
+    ) -> Result<(), Failure> {
+        let said = paths::said(pcidom);
+        let rest = path.strip_prefix(&said).unwrap_or_default().trim_matches('/');
+        let (kind, name) = rest.split_once('/').unwrap_or((rest, ""));
+        let id = LoanId::parse(name).filter(|id| {
+            self.loans.get(id).is_some_and(|loan| loan.record.pcidom() == pcidom)
+        });
+        match (kind, id) {
+            ("requests", Some(id)) => self.serve_lease(env, id)?,
+            ("loans", Some(id)) => self.advance(env, id),
+            ("report", _) => self.answer_queries(env),
+            ("state", _) => self.greet(env, pcidom)?,
+            // The watch is new: look at everything once.
+            ("", _) => {
+                self.greet(env, pcidom)?;
+                for id in self.loan_ids() {
+                    if self.loans.get(&id).is_some_and(|l| l.record.pcidom() == pcidom) {
+                        self.serve_lease(env, id)?;
+                        self.advance(env, id);
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Token;
+    use pcidom_xenbus::DomId;
+
+    #[test]
+    fn tokens_come_back() {
+        for token in [
+            Token::Domains,
+            Token::Pool(DomId(1)),
+            Token::Said(DomId(2)),
+            Token::Link(DomId(7)),
+        ] {
+            assert_eq!(Token::parse(&token.text()), Some(token));
+        }
+        assert_eq!(Token::parse("link/x"), None);
+    }
+}

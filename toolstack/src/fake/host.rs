@@ -1,0 +1,52 @@
+//! dom0's sysfs in memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pcidom_pci::Sbdf;
+
+use crate::host::{Host, HostError, Quirk, RawDevice};
+
+/// An NVMe as QEMU makes one: one 64-bit BAR, MSI-X with 65 entries at 0x40, PCI Express
+/// at 0x80, interrupt line 16.
+pub fn nvme() -> RawDevice {
+    let mut config = vec![0; 256];
+    let mut put = |offset: usize, bytes: &[u8]| {
+        for (at, byte) in (offset..).zip(bytes) {
+            if let Some(place) = config.get_mut(at) {
+                *place = *byte;
+            }
+        }
+    };
+    put(0x00, &[0x36, 0x1b, 0x10, 0x00, 0x02, 0x00, 0x10, 0x00]);
+    put(0x10, &0xfe60_0004_u32.to_le_bytes());
+    put(0x34, &[0x40]);
+    // MSI-X: control 64 (65 entries), table in BAR 0 at 0x2000.
+    put(0x40, &[0x11, 0x80, 0x40, 0x00, 0x00, 0x20, 0x00, 0x00]);
+    put(0x80, &[0x10, 0x00, 0x02, 0x00]);
+    let mut resources = vec![[0; 3]; 7];
+    if let Some(first) = resources.first_mut() {
+        *first = [0xfe60_0000, 0xfe60_3fff, 0x14_0204];
+    }
+    RawDevice { resources, irq: 16, config, on_pciback: true }
+}
+
+/// dom0 with some devices.
+#[derive(Clone, Debug, Default)]
+pub struct FakeHost {
+    /// What sysfs shows of each.
+    pub devices: BTreeMap<Sbdf, RawDevice>,
+    /// Those that pciback lets MSI(-X) enable and quirks through for.
+    pub armed: BTreeSet<Sbdf>,
+}
+
+impl Host for FakeHost {
+    fn device(&mut self, device: Sbdf) -> Result<RawDevice, HostError> {
+        let raw = self.devices.get(&device).cloned();
+        raw.ok_or_else(|| HostError(format!("{device}: no such device")))
+    }
+
+    fn arm(&mut self, device: Sbdf, _quirks: &[Quirk]) -> Result<(), HostError> {
+        self.armed.insert(device);
+        Ok(())
+    }
+}

@@ -1,0 +1,52 @@
+//! What dom0's Linux knows of a device, and what its pciback lets through for it.
+
+mod facts;
+pub mod sysfs;
+
+use pcidom_pci::Sbdf;
+
+pub use facts::{Bar, BarKind, DeviceFacts, MsixTable, Unquiet};
+
+/// dom0's view of a device can't be had, or can't be set.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct HostError(pub String);
+
+/// A register that pciback lets a frontend write, beyond those it always does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quirk {
+    /// Offset in config space.
+    pub offset: u16,
+    /// Its width: 1 or 2.
+    pub bytes: u8,
+}
+
+impl Quirk {
+    /// All bits of the register: pcidom's own table says which of them a guest may touch.
+    pub const fn mask(self) -> u32 {
+        if self.bytes == 1 { 0xff } else { 0xffff }
+    }
+}
+
+/// A device as sysfs shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawDevice {
+    /// The lines of `resource`: start, end, flags.
+    pub resources: Vec<[u64; 3]>,
+    /// What `irq` says.
+    pub irq: u32,
+    /// The first bytes of `config`, at least the standard header.
+    pub config: Vec<u8>,
+    /// Whether dom0's pciback drives it.
+    pub on_pciback: bool,
+}
+
+/// dom0.
+pub trait Host {
+    /// Reads all about a device. Config space comes from the hardware, not from a cache.
+    fn device(&mut self, device: Sbdf) -> Result<RawDevice, HostError>;
+
+    /// Makes pciback let MSI(-X) enable and these registers through, as far as it does not
+    /// do so already. It forgets both when a device leaves a frontend.
+    fn arm(&mut self, device: Sbdf, quirks: &[Quirk]) -> Result<(), HostError>;
+}

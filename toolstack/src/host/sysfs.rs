@@ -1,0 +1,160 @@
+//! dom0's sysfs.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use pcidom_pci::Sbdf;
+
+use super::{Host, HostError, Quirk, RawDevice};
+
+/// Linux's name for xen-pciback.
+const DRIVER: &str = "bus/pci/drivers/pciback";
+/// pciback shows its lists as far as one page goes: a list about that long may be cut.
+const PAGE_NEARLY: usize = 4000;
+
+/// dom0's sysfs, below `root`.
+#[derive(Clone, Debug)]
+pub struct Sysfs {
+    root: PathBuf,
+}
+
+impl Default for Sysfs {
+    fn default() -> Self {
+        Self { root: "/sys".into() }
+    }
+}
+
+fn number(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+fn failed(what: &str) -> impl Fn(io::Error) -> HostError {
+    move |error| HostError(format!("{what}: {error}"))
+}
+
+impl Sysfs {
+    /// A tree elsewhere, for tests.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    fn driver(&self, file: &str) -> PathBuf {
+        self.root.join(DRIVER).join(file)
+    }
+
+    fn show(&self, file: &str) -> Result<String, HostError> {
+        fs::read_to_string(self.driver(file))
+            .map_err(failed(&format!("pciback's {file} (is xen-pciback loaded?)")))
+    }
+
+    fn tell(&self, file: &str, line: &str) -> Result<(), HostError> {
+        fs::write(self.driver(file), line)
+            .map_err(failed(&format!("pciback's {file} took no `{line}`")))
+    }
+}
+
+/// Whether the text of `quirks` has this field for the device: a line with its address
+/// (without the segment), then lines with blanks in front, `offset:size:mask` each.
+fn has_quirk(shown: &str, device: Sbdf, quirk: Quirk) -> bool {
+    let mut ours = false;
+    let named = Sbdf::new(0, device.bus(), device.device(), device.function());
+    let wanted = format!("{:08x}:{:x}:{:08x}", quirk.offset, quirk.bytes, quirk.mask());
+    for line in shown.lines() {
+        if line.starts_with(|c: char| c.is_ascii_whitespace()) {
+            if ours && line.trim() == wanted {
+                return true;
+            }
+        } else {
+            ours = line.trim().parse().ok() == named;
+        }
+    }
+    false
+}
+
+impl Host for Sysfs {
+    fn device(&mut self, device: Sbdf) -> Result<RawDevice, HostError> {
+        let directory = self.root.join("bus/pci/devices").join(device.to_string());
+        let text = |file: &str| {
+            fs::read_to_string(directory.join(file))
+                .map_err(failed(&format!("{device}: {file} in sysfs")))
+        };
+        let line = |line: &str| {
+            let mut words = line.split_ascii_whitespace().map(number);
+            Some([words.next()??, words.next()??, words.next()??])
+        };
+        let config =
+            fs::read(directory.join("config")).map_err(failed("config in sysfs"))?;
+        let resources: Option<Vec<_>> = text("resource")?.lines().map(line).collect();
+        let irq = text("irq")?.trim().parse().ok();
+        let (Some(resources), Some(irq)) = (resources, irq) else {
+            return Err(HostError(format!("{device}: sysfs makes no sense")));
+        };
+        let driver = fs::read_link(directory.join("driver")).unwrap_or_default();
+        let on_pciback = driver.file_name().is_some_and(|name| name == "pciback");
+        Ok(RawDevice { resources, irq, config, on_pciback })
+    }
+
+    fn arm(&mut self, device: Sbdf, quirks: &[Quirk]) -> Result<(), HostError> {
+        const CONTROL: &str = "allow_interrupt_control";
+        let listed = |text: String| text.lines().any(|l| l.trim().parse() == Ok(device));
+        if !listed(self.show(CONTROL)?) {
+            self.tell(CONTROL, &device.to_string())?;
+            if !listed(self.show(CONTROL)?) {
+                return Err(HostError(format!("pciback's {CONTROL} did not take")));
+            }
+        }
+        for quirk in quirks {
+            if has_quirk(&self.show("quirks")?, device, *quirk) {
+                continue;
+            }
+            let Quirk { offset, bytes } = *quirk;
+            let line = format!("{device}-{offset:08x}:{bytes:x}:{:08x}", quirk.mask());
+            // Told twice, pciback keeps the first.
+            self.tell("quirks", &line)?;
+            let shown = self.show("quirks")?;
+            if !has_quirk(&shown, device, *quirk) && shown.len() < PAGE_NEARLY {
+                return Err(HostError(format!("pciback did not keep the quirk {line}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::{Sysfs, has_quirk};
+    use crate::host::{Host, Quirk};
+
+    #[test]
+    fn a_device_is_read_from_sysfs() {
+        let root = tempfile::tempdir().unwrap();
+        let device = root.path().join("bus/pci/devices/0000:01:00.0");
+        fs::create_dir_all(&device).unwrap();
+        let line = "0x00000000fe600000 0x00000000fe603fff 0x0000000000140204\n";
+        fs::write(device.join("resource"), line).unwrap();
+        fs::write(device.join("irq"), "16\n").unwrap();
+        fs::write(device.join("config"), [0; 64]).unwrap();
+        symlink("../../../bus/pci/drivers/pciback", device.join("driver")).unwrap();
+        let raw = Sysfs::at(root.path()).device("01:00.0".parse().unwrap()).unwrap();
+        assert_eq!(raw.resources, [[0xfe60_0000, 0xfe60_3fff, 0x14_0204]]);
+        assert_eq!((raw.irq, raw.on_pciback, raw.config.len()), (16, true, 64));
+        fs::write(device.join("irq"), "many\n").unwrap();
+        assert!(Sysfs::at(root.path()).device("01:00.0".parse().unwrap()).is_err());
+    }
+
+    #[test]
+    fn quirks_are_found_under_their_own_device_only() {
+        let shown = "00:1c.0\n\t8086:10d3:8086:0000\n\t\t00000088:2:0000ffff\n\
+                     01:00.0\n\t1b36:0010:1af4:1100\n\t\t00000068:2:0000ffff\n";
+        let nvme = "01:00.0".parse().unwrap();
+        assert!(has_quirk(shown, nvme, Quirk { offset: 0x68, bytes: 2 }));
+        assert!(!has_quirk(shown, nvme, Quirk { offset: 0x88, bytes: 2 }));
+    }
+}

@@ -1,0 +1,99 @@
+//! Lists as xl prints them.
+
+use std::fmt::Write;
+
+use crate::verb::{ListLine, PcidomLine, Status};
+
+/// `Vdev Device`, and the guest in front if there may be several.
+pub fn list(lines: &[ListLine], with_guest: bool) -> String {
+    let mut text = String::new();
+    let width = lines.iter().map(|line| line.guest.len()).max().unwrap_or(0).max(5);
+    let mut line = |guest: &str, vdev: &str, device: &str| {
+        let guest = if with_guest { format!("{guest:width$} ") } else { String::new() };
+        // Writing to a string can't fail.
+        let _ = writeln!(text, "{guest}{vdev:4} {device}");
+    };
+    line("Guest", "Vdev", "Device");
+    for ListLine { guest, virtual_device, device } in lines {
+        line(guest, virtual_device.as_deref().unwrap_or("-"), &device.0.to_string());
+    }
+    text
+}
+
+/// All of it, for people.
+pub fn status(status: &Status) -> String {
+    let mut text =
+        format!("daemon {}, serves {}\n", status.daemon, status.names.join(", "));
+    if status.pcidoms.is_empty() {
+        text += "no pcidom runs: start one with: xl create pcidom.cfg\n";
+    }
+    for pcidom in &status.pcidoms {
+        pcidom_text(&mut text, pcidom);
+    }
+    text
+}
+
+fn pcidom_text(text: &mut String, pcidom: &PcidomLine) {
+    let PcidomLine { name, domid, ready, pool, loans, report } = pcidom;
+    let serves = if *ready { "serves" } else { "does not serve" };
+    // Writing to a string can't fail, here and below.
+    let _ = writeln!(text, "\n{name} (domain {domid}): {serves}");
+    let _ = writeln!(text, "  {:12} State", "Device");
+    for line in pool {
+        let note = line.note.as_ref().map(|note| format!(" ({note})"));
+        let note = note.unwrap_or_default();
+        let _ = writeln!(text, "  {} {}{note}", line.device.0, line.state);
+    }
+    if !loans.is_empty() {
+        let _ = writeln!(
+            text,
+            "  {:>4} {:>6} {:12} {:16} {:9} Pirqs",
+            "Loan", "Gen", "Device", "Guest", "Phase"
+        );
+    }
+    for loan in loans {
+        let pirqs: Vec<String> = loan.pirqs.iter().map(u16::to_string).collect();
+        let guest = format!("{} ({})", loan.guest, loan.domid);
+        let pirqs = if pirqs.is_empty() { "-".into() } else { pirqs.join(",") };
+        let _ = writeln!(
+            text,
+            "  {:>4} {:>6} {} {guest:16} {:9} {pirqs}",
+            loan.id, loan.generation, loan.device.0, loan.phase
+        );
+    }
+    match report {
+        Some(report) => {
+            let _ = writeln!(text, "  says of itself:");
+            for (node, value) in report {
+                let _ = writeln!(text, "    {node}: {value}");
+            }
+        }
+        None if *ready => {
+            let _ = writeln!(text, "  did not report in time: look at xl console {name}");
+        }
+        None => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::list;
+    use crate::verb::{Bdf, ListLine};
+
+    #[test]
+    fn lists_look_like_xl_pci_list() {
+        let line = |guest: &str, virtual_device: Option<&str>| ListLine {
+            guest: guest.into(),
+            virtual_device: virtual_device.map(Into::into),
+            device: Bdf("01:00.0".parse().unwrap()),
+        };
+        assert_eq!(
+            list(&[line("g1", Some("00.0"))], false),
+            "Vdev Device\n00.0 0000:01:00.0\n"
+        );
+        assert_eq!(
+            list(&[line("g1", Some("00.0")), line("longer", None)], true),
+            "Guest  Vdev Device\ng1     00.0 0000:01:00.0\nlonger -    0000:01:00.0\n"
+        );
+    }
+}

@@ -1,0 +1,129 @@
+//! xl's PCI_SPEC_STRING: `[DDDD:]BB:SS.F[@VSLOT][,key=value...]`
+//! (xl-pci-configuration(5)).
+
+use pcidom_pci::Sbdf;
+
+/// Slots of a PCI bus.
+const SLOTS: u8 = 32;
+
+/// A device as the command line names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spec {
+    /// Which one.
+    pub device: Sbdf,
+    /// The slot the guest is to see it in.
+    pub slot: Option<u8>,
+}
+
+/// Why a text is no [`Spec`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadSpec {
+    /// xl would not take it either.
+    #[error("malformed PCI_SPEC_STRING \"{0}\"")]
+    Malformed(String),
+    /// xl takes it, pcidom has nothing that would do it.
+    #[error("{key}={value} is not supported: pcidom takes {key}={only} only")]
+    Unsupported {
+        /// The option.
+        key: String,
+        /// The value.
+        value: String,
+        /// The one that is taken.
+        only: &'static str,
+    },
+}
+
+/// xl's keys, and the values that ask for what pcidom does anyway. (`name` is another way to
+/// say which device, and `seize` and a pool don't go together.)
+const KEYS: [(&str, &[&str]); 5] = [
+    ("permissive", &["0"]),
+    ("msitranslate", &["0"]),
+    ("power_mgmt", &["0"]),
+    ("seize", &["0"]),
+    ("rdm_policy", &["relaxed", "strict"]),
+];
+
+impl Spec {
+    /// Reads it.
+    pub fn parse(text: &str) -> Result<Self, BadSpec> {
+        let malformed = || BadSpec::Malformed(text.into());
+        let mut parts = text.split(',');
+        let place = parts.next().unwrap_or_default();
+        let (device, slot) = match place.split_once('@') {
+            Some((device, slot)) => (device, Some(slot)),
+            None => (place, None),
+        };
+        let device = device.parse().map_err(|_| malformed())?;
+        let slot = match slot {
+            Some(digits) => Some(parse_slot(digits).ok_or_else(malformed)?),
+            None => None,
+        };
+        let mut seen = Vec::new();
+        for option in parts {
+            let (key, value) = option.split_once('=').ok_or_else(malformed)?;
+            let known = KEYS.iter().find(|(name, _)| *name == key);
+            let (_, values) = known.ok_or_else(malformed)?;
+            if seen.contains(&key) {
+                return Err(malformed());
+            }
+            seen.push(key);
+            if !values.contains(&value) {
+                let only = values.first().copied().unwrap_or_default();
+                return Err(BadSpec::Unsupported {
+                    key: key.into(),
+                    value: value.into(),
+                    only,
+                });
+            }
+        }
+        Ok(Self { device, slot })
+    }
+}
+
+/// Hexadecimal, always, as xl reads it.
+fn parse_slot(digits: &str) -> Option<u8> {
+    let digits = digits.strip_prefix("0x").unwrap_or(digits);
+    let valid = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let slot = u8::from_str_radix(digits, 16).ok();
+    slot.filter(|slot| valid && *slot < SLOTS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BadSpec, Spec};
+
+    #[test]
+    fn what_xl_takes_is_taken() {
+        let device = "0000:01:00.0".parse().unwrap();
+        assert_eq!(Spec::parse("01:00.0"), Ok(Spec { device, slot: None }));
+        let spec = Spec::parse("0000:01:00.0@1f,permissive=0,rdm_policy=strict");
+        assert_eq!(spec, Ok(Spec { device, slot: Some(0x1f) }));
+    }
+
+    #[test]
+    fn what_xl_refuses_is_malformed() {
+        for text in [
+            "",
+            "nonsense",
+            "01:00.8",
+            "01:00.0@",
+            "01:00.0@20",
+            "01:00.0@+1",
+            "01:00.0,",
+            "01:00.0,permissive",
+            "01:00.0,fly=1",
+            "01:00.0,seize=0,seize=0",
+        ] {
+            assert_eq!(Spec::parse(text), Err(BadSpec::Malformed(text.into())));
+        }
+    }
+
+    #[test]
+    fn what_pcidom_would_not_do_is_refused_by_name() {
+        let error = Spec::parse("01:00.0,permissive=1").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "permissive=1 is not supported: pcidom takes permissive=0 only"
+        );
+    }
+}

@@ -1,0 +1,345 @@
+//! XenStore over its socket in dom0, or over the kernel's device.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+use pcidom_xenbus::wire::{self, HEADER, Kind, Message};
+
+use super::{Body, Fired, MAX_TRIES, Nodes, Permissions, Store, StoreError};
+
+/// Where xenstored listens.
+const SOCKETS: [&str; 2] = ["/run/xenstored/socket", "/var/run/xenstored/socket"];
+/// The kernel's own connection, for a XenStore in a domain of its own.
+const DEVICE: &str = "/dev/xen/xenbus";
+
+#[derive(Debug)]
+enum Channel {
+    Socket(UnixStream),
+    Device(File),
+}
+
+impl Channel {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Socket(socket) => socket.read(buffer),
+            Self::Device(file) => file.read(buffer),
+        }
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Socket(socket) => socket.write_all(bytes),
+            Self::Device(file) => file.write_all(bytes),
+        }
+    }
+}
+
+/// A connection to XenStore. A failed read or write breaks it for good: the owner ends, and
+/// starts again from the record.
+#[derive(Debug)]
+pub struct Connection {
+    channel: Channel,
+    input: Vec<u8>,
+    fired: VecDeque<Fired>,
+    request: u32,
+    transaction: u32,
+    broken: Option<String>,
+}
+
+impl Connection {
+    /// Connects.
+    pub fn open() -> io::Result<Self> {
+        for path in SOCKETS {
+            if let Ok(socket) = UnixStream::connect(path) {
+                return Ok(Self::over(Channel::Socket(socket)));
+            }
+        }
+        let device = OpenOptions::new().read(true).write(true).open(DEVICE);
+        device.map(|file| Self::over(Channel::Device(file))).map_err(|error| {
+            let tried = SOCKETS.join(", ");
+            io::Error::new(error.kind(), format!("tried {tried} and {DEVICE}: {error}"))
+        })
+    }
+
+    /// Talks over a socket that is connected already.
+    pub fn over_socket(socket: UnixStream) -> Self {
+        Self::over(Channel::Socket(socket))
+    }
+
+    const fn over(channel: Channel) -> Self {
+        Self {
+            channel,
+            input: Vec::new(),
+            fired: VecDeque::new(),
+            request: 0,
+            transaction: 0,
+            broken: None,
+        }
+    }
+
+    /// Whether events wait that were read together with an answer.
+    pub fn has_fired(&self) -> bool {
+        !self.fired.is_empty()
+    }
+
+    /// The events so far. With `readable`, takes in first what has arrived.
+    pub fn take_fired(&mut self, readable: bool) -> io::Result<Vec<Fired>> {
+        if readable {
+            self.receive()?;
+            while let Some(message) = self.next_message()? {
+                self.sort_in(message);
+            }
+        }
+        match &self.broken {
+            Some(reason) => Err(io::Error::other(reason.clone())),
+            None => Ok(self.fired.drain(..).collect()),
+        }
+    }
+
+    /// Reads once; blocks if nothing has arrived.
+    fn receive(&mut self) -> io::Result<()> {
+        let mut buffer = [0; HEADER + wire::MAX_PAYLOAD];
+        let length = loop {
+            match self.channel.read(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => break result?,
+            }
+        };
+        if length == 0 {
+            return Err(io::Error::other("XenStore closed the connection"));
+        }
+        self.input.extend(buffer.iter().take(length));
+        Ok(())
+    }
+
+    /// Takes one whole message out of what was read.
+    fn next_message(&mut self) -> io::Result<Option<Message>> {
+        let Some(header) = self.input.first_chunk::<HEADER>() else { return Ok(None) };
+        let length = wire::message_length(header).map_err(io::Error::other)?;
+        let Some(bytes) = self.input.get(..length) else { return Ok(None) };
+        let message = Message::decode(bytes);
+        self.input.drain(..length);
+        Ok(message)
+    }
+
+    fn sort_in(&mut self, message: Message) -> Option<Message> {
+        if message.kind != Some(Kind::WatchEvent) {
+            return Some(message);
+        }
+        let mut strings = message.strings().into_iter();
+        if let (Some(path), Some(token)) = (strings.next(), strings.next()) {
+            self.fired.push_back(Fired { path, token });
+        }
+        None
+    }
+
+    fn exchange(&mut self, kind: Kind, parts: &[&[u8]]) -> io::Result<Option<Message>> {
+        self.request = self.request.wrapping_add(1);
+        let Some(bytes) = wire::encode(kind, self.request, self.transaction, parts)
+        else {
+            return Ok(None);
+        };
+        self.channel.write_all(&bytes)?;
+        loop {
+            while let Some(message) = self.next_message()? {
+                // An answer to a request that was given up has another number.
+                let answer = self.sort_in(message).filter(|m| m.request == self.request);
+                if answer.is_some() {
+                    return Ok(answer);
+                }
+            }
+            self.receive()?;
+        }
+    }
+
+    fn ask(&mut self, kind: Kind, parts: &[&[u8]]) -> Result<Message, StoreError> {
+        if let Some(reason) = &self.broken {
+            return Err(StoreError::Other(reason.clone()));
+        }
+        let answer = match self.exchange(kind, parts) {
+            Ok(Some(answer)) => answer,
+            Ok(None) => return Err(StoreError::TooLong),
+            Err(error) => {
+                let reason = format!("the connection to XenStore failed: {error}");
+                self.broken = Some(reason.clone());
+                return Err(StoreError::Other(reason));
+            }
+        };
+        match answer.kind {
+            Some(Kind::Error) => {
+                let word = answer.strings().into_iter().next().unwrap_or_default();
+                Err(StoreError::from_word(&word))
+            }
+            _ => Ok(answer),
+        }
+    }
+
+    fn end_transaction(&mut self, commit: bool) -> Result<(), StoreError> {
+        let verdict: &[u8] = if commit { b"T\0" } else { b"F\0" };
+        let result = self.ask(Kind::TransactionEnd, &[verdict]);
+        self.transaction = 0;
+        result.map(drop)
+    }
+}
+
+impl Nodes for Connection {
+    fn read(&mut self, path: &str) -> Result<Option<String>, StoreError> {
+        match self.ask(Kind::Read, &[path.as_bytes(), b"\0"]) {
+            Ok(message) => {
+                Ok(Some(String::from_utf8_lossy(&message.payload).into_owned()))
+            }
+            Err(StoreError::Gone) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn list(&mut self, path: &str) -> Result<Vec<String>, StoreError> {
+        match self.ask(Kind::Directory, &[path.as_bytes(), b"\0"]) {
+            Ok(message) => Ok(message.strings()),
+            Err(StoreError::Gone) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn write(&mut self, path: &str, value: &str) -> Result<(), StoreError> {
+        self.ask(Kind::Write, &[path.as_bytes(), b"\0", value.as_bytes()]).map(drop)
+    }
+
+    fn remove(&mut self, path: &str) -> Result<(), StoreError> {
+        match self.ask(Kind::Remove, &[path.as_bytes(), b"\0"]) {
+            Ok(_) | Err(StoreError::Gone) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn set_permissions(
+        &mut self,
+        path: &str,
+        permissions: Permissions,
+    ) -> Result<(), StoreError> {
+        // The first entry names the owner and what everybody else may: nothing.
+        let owner = format!("n{}\0", permissions.owner);
+        let reader = permissions.reader.map(|id| format!("r{id}\0")).unwrap_or_default();
+        let parts = [path.as_bytes(), b"\0", owner.as_bytes(), reader.as_bytes()];
+        self.ask(Kind::SetPerms, &parts).map(drop)
+    }
+}
+
+impl Store for Connection {
+    fn transaction(&mut self, body: &mut Body<'_>) -> Result<(), StoreError> {
+        for _ in 0..MAX_TRIES {
+            let begun = self.ask(Kind::TransactionStart, &[b"\0"])?;
+            let id = begun.strings().first().and_then(|id| id.parse().ok());
+            self.transaction = id.ok_or(StoreError::BadAnswer)?;
+            let result = body(self);
+            match (self.end_transaction(result.is_ok()), result) {
+                (Ok(()), Err(StoreError::Again)) | (Err(StoreError::Again), _) => {}
+                (Ok(()), result) => return result,
+                // The reason why it was to be dropped says more than that dropping failed.
+                (Err(_), Err(error)) | (Err(error), Ok(())) => return Err(error),
+            }
+        }
+        Err(StoreError::Again)
+    }
+
+    fn watch(&mut self, path: &str, token: &str) -> Result<(), StoreError> {
+        match self.ask(Kind::Watch, &[path.as_bytes(), b"\0", token.as_bytes(), b"\0"]) {
+            // Set already, with this token: it fires, which is all we want.
+            Err(StoreError::Other(word)) if word == "EEXIST" => Ok(()),
+            result => result.map(drop),
+        }
+    }
+
+    fn unwatch(&mut self, path: &str, token: &str) -> Result<(), StoreError> {
+        match self.ask(Kind::Unwatch, &[path.as_bytes(), b"\0", token.as_bytes(), b"\0"])
+        {
+            Ok(_) | Err(StoreError::Gone) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.channel {
+            Channel::Socket(socket) => socket.as_fd(),
+            Channel::Device(file) => file.as_fd(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::thread;
+
+    use pcidom_xenbus::wire::{Kind, encode};
+
+    use super::Connection;
+    use crate::store::{Fired, Nodes, Store, StoreError};
+
+    /// Answers each request with the messages that `script` makes of its number.
+    fn serve(script: impl Fn(u32) -> Vec<u8> + Send + 'static) -> Connection {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while theirs.read(&mut buffer).is_ok_and(|length| length >= 16) {
+                let number = u32::from_le_bytes(buffer[4..8].try_into().unwrap());
+                // In pieces: a stream has no messages.
+                for piece in script(number).chunks(7) {
+                    theirs.write_all(piece).unwrap();
+                }
+            }
+        });
+        Connection::over_socket(ours)
+    }
+
+    #[test]
+    fn events_between_question_and_answer_are_kept() {
+        let mut store = serve(|number| {
+            let event = encode(Kind::WatchEvent, 0, 0, &[b"a/b\0token\0"]).unwrap();
+            let answer = encode(Kind::Read, number, 0, &[b"value"]).unwrap();
+            [event, answer].concat()
+        });
+        assert_eq!(store.read("x"), Ok(Some("value".into())));
+        assert!(store.has_fired());
+        let fired = Fired { path: "a/b".into(), token: "token".into() };
+        assert_eq!(store.take_fired(false).unwrap(), [fired]);
+    }
+
+    #[test]
+    fn a_dead_guests_path_is_not_there() {
+        let mut store =
+            serve(|number| encode(Kind::Error, number, 0, &[b"EACCES\0"]).unwrap());
+        assert_eq!(store.read("x"), Ok(None));
+        assert_eq!(store.list("x"), Ok(vec![]));
+        assert_eq!(store.write("x", "y"), Err(StoreError::Gone));
+    }
+
+    #[test]
+    fn a_broken_connection_stays_broken() {
+        let mut store = serve(|_| b"nonsense that is no message".to_vec());
+        assert!(store.read("x").is_err());
+        assert!(store.read("x").is_err());
+        assert!(store.take_fired(false).is_err());
+    }
+
+    #[test]
+    fn a_transaction_that_met_another_one_runs_again() {
+        let mut store = serve(|number| match number {
+            1 | 4 => encode(Kind::TransactionStart, number, 0, &[b"9\0"]).unwrap(),
+            3 => encode(Kind::Error, number, 0, &[b"EAGAIN\0"]).unwrap(),
+            _ => encode(Kind::Write, number, 0, &[b"OK\0"]).unwrap(),
+        });
+        let mut runs = 0;
+        let result = store.transaction(&mut |nodes| {
+            runs += 1;
+            nodes.write("x", "y")
+        });
+        assert_eq!((result, runs), (Ok(()), 2));
+    }
+}

@@ -1,0 +1,229 @@
+//! What the verbs and the daemon say over the daemon's socket: one line of JSON each way.
+
+use std::collections::BTreeMap;
+
+use pcidom_pci::Sbdf;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Version of what is said. A daemon and a tool of different versions part with a message.
+pub const VERSION: u32 = 1;
+
+/// Longest request, in bytes: names, an address and a few options.
+pub const MAX_REQUEST: usize = 4096;
+/// Longest reply, in bytes: `status` of all loans with all vectors and pcidom's report.
+pub const MAX_REPLY: usize = 4 << 20;
+
+/// A device's address as text, `DDDD:BB:SS.F`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bdf(pub Sbdf);
+
+impl Serialize for Bdf {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Bdf {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "lowercase")]
+pub enum Verb {
+    /// Lend a device.
+    Attach {
+        /// The guest, by name or domid.
+        guest: String,
+        /// The device.
+        device: Bdf,
+        /// The virtual slot, if one is asked for.
+        slot: Option<u8>,
+        /// Whose pool it is in.
+        pcidom: String,
+    },
+    /// Take a device back.
+    Detach {
+        /// The guest, by name or domid.
+        guest: String,
+        /// The device.
+        device: Bdf,
+        /// Don't ask the guest's driver.
+        force: bool,
+        /// Whose pool it is in.
+        pcidom: String,
+    },
+    /// What is lent.
+    List {
+        /// To this guest only.
+        guest: Option<String>,
+        /// Out of this one's pool.
+        pcidom: String,
+    },
+    /// All the daemon knows.
+    Status {
+        /// Of this pcidom; of all of them if it isn't named.
+        pcidom: Option<String>,
+    },
+}
+
+/// A request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// [`VERSION`] of the tool.
+    pub version: u32,
+    /// What is asked.
+    #[serde(flatten)]
+    pub verb: Verb,
+}
+
+/// One lent device in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListLine {
+    /// The guest's name.
+    pub guest: String,
+    /// Device and function the guest sees, as pcidom says; none before it is exported.
+    pub virtual_device: Option<String>,
+    /// The device.
+    pub device: Bdf,
+}
+
+/// One device of a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolLine {
+    /// The device.
+    pub device: Bdf,
+    /// `free`, `lent`, `unfit` or `leaving`.
+    pub state: String,
+    /// More about that, for people.
+    pub note: Option<String>,
+}
+
+/// One loan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoanLine {
+    /// The loan's slot.
+    pub id: String,
+    /// Which loan of that slot.
+    pub generation: u64,
+    /// The device.
+    pub device: Bdf,
+    /// The guest's name.
+    pub guest: String,
+    /// Its domid.
+    pub domid: u16,
+    /// How far it has come.
+    pub phase: String,
+    /// The pirqs that are mapped for it.
+    pub pirqs: Vec<u16>,
+}
+
+/// One pcidom.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PcidomLine {
+    /// Its name.
+    pub name: String,
+    /// Its domid.
+    pub domid: u16,
+    /// Whether it says that it serves.
+    pub ready: bool,
+    /// Its pool.
+    pub pool: Vec<PoolLine>,
+    /// Its loans.
+    pub loans: Vec<LoanLine>,
+    /// What it says of itself, node by node; none if it did not answer in time.
+    pub report: Option<BTreeMap<String, String>>,
+}
+
+/// All the daemon knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the daemon.
+    pub daemon: String,
+    /// Names that make a domain a pcidom.
+    pub names: Vec<String>,
+    /// Those that run.
+    pub pcidoms: Vec<PcidomLine>,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "lowercase")]
+pub enum Reply {
+    /// Done; the text says what, if there is more to say.
+    Done {
+        /// For people.
+        text: String,
+    },
+    /// Not done, and nothing is left of the try.
+    Failed {
+        /// Why, and what to do.
+        text: String,
+    },
+    /// The answer to a list.
+    List {
+        /// By guest and device.
+        lines: Vec<ListLine>,
+    },
+    /// The answer to a status.
+    Status {
+        /// All of it.
+        status: Status,
+    },
+}
+
+impl Request {
+    /// Reads a request's line; if something is wrong with it, the reply says what.
+    pub fn parse(line: &str) -> Result<Self, Reply> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let failed = |text: String| Reply::Failed { text };
+        match serde_json::from_str::<Versioned>(line) {
+            Ok(Versioned { version: VERSION }) => {}
+            Ok(Versioned { version }) => {
+                return Err(failed(format!(
+                    "the daemon speaks version {VERSION} and this tool version {version}: \
+                     restart the daemon with the same pcidomctl"
+                )));
+            }
+            Err(error) => return Err(failed(format!("not a request: {error}"))),
+        }
+        serde_json::from_str(line)
+            .map_err(|error| failed(format!("not a request: {error}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Bdf, Reply, Request, VERSION, Verb};
+
+    #[test]
+    fn a_request_is_one_line_and_comes_back() {
+        let verb = Verb::Attach {
+            guest: "g\n1".into(),
+            device: Bdf("01:00.0".parse().unwrap()),
+            slot: Some(3),
+            pcidom: "pcidom".into(),
+        };
+        let request = Request { version: VERSION, verb };
+        let line = serde_json::to_string(&request).unwrap();
+        assert!(!line.contains('\n'));
+        assert_eq!(Request::parse(&line), Ok(request));
+    }
+
+    #[test]
+    fn another_version_and_nonsense_are_told_apart() {
+        let text = |line: &str| match Request::parse(line) {
+            Err(Reply::Failed { text }) => text,
+            other => panic!("{other:?}"),
+        };
+        assert!(text(r#"{"version":2,"verb":"fly"}"#).contains("version 2"));
+        assert!(text(r#"{"version":1,"verb":"fly"}"#).contains("not a request"));
+        assert!(text("\0").contains("not a request"));
+    }
+}
