@@ -43,14 +43,8 @@ pub(crate) fn build_variant(workspace: &Workspace, feature: &str) -> Result<()> 
 
 fn build_image(workspace: &Workspace, feature: Option<&str>, to: &Path) -> Result<()> {
     progress::say(format_args!("building pcidom {}", feature.unwrap_or_default()));
-    let mut cargo = workspace.cargo(&[
-        "build",
-        "--release",
-        "-p",
-        "pcidom-kernel",
-        "--bin",
-        "pcidom",
-    ]);
+    let mut cargo = workspace.cargo(&["build", "--release", "-p", "pcidom-kernel"]);
+    cargo.args(["--bin", "pcidom", "--features", IMAGE_FEATURE]);
     if let Some(feature) = feature {
         cargo.args(["--features", feature]);
     }
