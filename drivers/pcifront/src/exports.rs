@@ -1,8 +1,6 @@
 //! The devices in the backend's directory.
 
-use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
-use alloc::string::String;
 use alloc::vec::Vec;
 
 use pcidom_pci::{Sbdf, VirtualBdf};
@@ -40,26 +38,23 @@ impl Export {
     }
 }
 
-/// Reads a backend directory, given as the names and values of its nodes, all read in one
+/// Reads a backend directory; `get` has the values of its nodes, all read in one
 /// transaction.
 ///
 /// Nodes may be missing at any time. Without `num_devs` whatever entries are there count;
 /// an entry whose `dev-N` is missing or unreadable is left out, and so is one that names a
 /// device again.
-pub fn parse_exports(entries: &BTreeMap<String, String>) -> Vec<Export> {
-    let count = entries
-        .get("num_devs")
+pub fn parse_exports<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Vec<Export> {
+    let count = get("num_devs")
         .and_then(|text| text.trim().parse::<usize>().ok())
         .map_or(MAX_EXPORTS, |count| count.min(MAX_EXPORTS));
-    let mut seen = BTreeSet::new();
-    let mut exports = Vec::new();
+    let mut exports: Vec<Export> = Vec::new();
     for n in 0..count {
-        let node =
-            |name: &str| entries.get(&format!("{name}-{n}")).map(|text| text.trim());
+        let node = |name: &str| get(&format!("{name}-{n}")).map(str::trim);
         let Some(device) = node("dev").and_then(|text| text.parse().ok()) else {
             continue;
         };
-        if !seen.insert(device) {
+        if exports.iter().any(|known| known.device == device) {
             continue;
         }
         let at = node("vdev").and_then(|text| text.parse().ok()).map(VirtualBdf);

@@ -40,9 +40,10 @@
 //! the backend may move on, so a result that was asked for before its last word is thrown
 //! away and read again.
 
-use alloc::collections::BTreeSet;
-use alloc::collections::btree_map::{BTreeMap, Entry};
 use alloc::vec::Vec;
+
+use vecmap::VecSet;
+use vecmap::map::{Entry, VecMap};
 
 use pcidom_pci::Sbdf;
 use pcidom_xenbus::XenbusState;
@@ -150,9 +151,9 @@ pub struct Link {
     /// Our directory is there, as far as we know.
     front: bool,
     /// What was `Added` and not `Removed`.
-    devices: BTreeMap<Sbdf, Export>,
+    devices: VecMap<Sbdf, Export>,
     /// What was `Removed` and not `Released`.
-    leaving: BTreeSet<Sbdf>,
+    leaving: VecSet<Sbdf>,
     reading: Reading,
 }
 
@@ -170,8 +171,8 @@ impl Link {
             own: XenbusState::Unknown,
             backend: XenbusState::Unknown,
             front: true,
-            devices: BTreeMap::new(),
-            leaving: BTreeSet::new(),
+            devices: VecMap::new(),
+            leaving: VecSet::new(),
             reading: Reading::No,
         }
     }
@@ -421,7 +422,7 @@ impl Link {
     }
 
     fn remove_all(&mut self, todo: &mut Vec<Action>) {
-        while let Some((device, _)) = self.devices.pop_first() {
+        while let Some(device) = self.devices.keys().next().copied() {
             self.remove(device, todo);
         }
     }

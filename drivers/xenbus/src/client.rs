@@ -7,13 +7,14 @@
 //! Request ids carry the client's generation in their top byte: after a restart in place,
 //! replies to the generation before are recognised and dropped.
 
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 use core::future::Future;
 
 use pcidom_script::{Progress, Script};
+use vecmap::{VecMap, VecSet};
 
 use crate::store::{Reply, Request, Store, StoreError};
 use crate::wire::{self, Kind, Message};
@@ -34,9 +35,9 @@ pub struct Client<T> {
     generation: u8,
     sequence: u32,
     waiting: VecDeque<(Request, Job<T>)>,
-    in_flight: BTreeMap<u32, Job<T>>,
+    in_flight: VecMap<u32, Job<T>>,
     done: VecDeque<T>,
-    fired: BTreeSet<String>,
+    fired: VecSet<String>,
 }
 
 impl<T> fmt::Debug for Client<T> {
@@ -55,9 +56,9 @@ impl<T: 'static> Client<T> {
             generation,
             sequence: 0,
             waiting: VecDeque::new(),
-            in_flight: BTreeMap::new(),
+            in_flight: VecMap::new(),
             done: VecDeque::new(),
-            fired: BTreeSet::new(),
+            fired: VecSet::new(),
         }
     }
 
@@ -127,7 +128,7 @@ impl<T: 'static> Client<T> {
 
     /// The token of a watch that has fired, however often it did.
     pub fn next_fired(&mut self) -> Option<String> {
-        self.fired.pop_first()
+        self.fired.pop()
     }
 
     fn advance(&mut self, progress: Progress<Request, Reply, T>) {

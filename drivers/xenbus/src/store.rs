@@ -1,11 +1,11 @@
 //! XenStore as a script sees it: one request, one answer, and what is built of them.
 
-use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
 use pcidom_script::Asker;
+use vecmap::VecMap;
 
 use crate::wire::{self, Kind};
 
@@ -67,7 +67,7 @@ pub struct Store {
 }
 
 /// The children of a directory and their values, as they were at one moment.
-pub type Snapshot = BTreeMap<String, String>;
+pub type Snapshot = VecMap<String, String>;
 
 impl Store {
     /// A store that asks through `asker`.

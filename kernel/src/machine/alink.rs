@@ -1,6 +1,5 @@
 //! The pool: our frontend towards dom0, driven on the platform.
 
-use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -13,6 +12,7 @@ use pcidom_script::Instant;
 use pcidom_xenbus::{DomId, GrantRef, Port, XenbusState, pciif};
 use pcifront::exports::{Export, parse_exports};
 use pcifront::link::{self, Link};
+use vecmap::{VecMap, VecSet};
 
 use super::Machine;
 use super::bus::{Customer, Started};
@@ -48,7 +48,7 @@ pub(super) struct Alink<P: Platform> {
     back: Option<String>,
     searched: bool,
     /// Devices that dom0 takes away while they are lent, and until when that may wait.
-    leaving: BTreeMap<Sbdf, Instant>,
+    leaving: VecMap<Sbdf, Instant>,
     open: Option<Open<P>>,
 }
 
@@ -68,7 +68,7 @@ impl<P: Platform> Alink<P> {
             chain,
             back: None,
             searched: false,
-            leaving: BTreeMap::new(),
+            leaving: VecMap::new(),
             open: None,
         }
     }
@@ -125,7 +125,9 @@ impl<P: Platform> Machine<P> {
                     return;
                 }
             }
-            LinkDone::Dir(Some(nodes)) => link::Event::Devices(parse_exports(&nodes)),
+            LinkDone::Dir(Some(nodes)) => link::Event::Devices(parse_exports(|key| {
+                nodes.get(key).map(String::as_str)
+            })),
             LinkDone::Dir(None) => link::Event::ReadFailed,
             LinkDone::Opened(Ok(())) => link::Event::Opened,
             LinkDone::Opened(Err(error)) => {
@@ -311,7 +313,7 @@ impl<P: Platform> Machine<P> {
     }
 
     /// The daemon has (or no longer has) these devices in quarantine.
-    pub(super) fn quarantine(&mut self, devices: BTreeSet<Sbdf>) {
+    pub(super) fn quarantine(&mut self, devices: VecSet<Sbdf>) {
         let new: Vec<Sbdf> = devices.difference(&self.quarantined).copied().collect();
         self.quarantined = devices;
         for device in new {

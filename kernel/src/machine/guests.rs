@@ -1,6 +1,5 @@
 //! Guests: the B-link of each, driven on the platform.
 
-use alloc::collections::btree_map::Entry;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -12,6 +11,7 @@ use pciback::{LeaseError, Server, VirtualFunction};
 use pcidom_pci::Sbdf;
 use pcidom_script::Instant;
 use pcidom_xenbus::{DomId, Port};
+use vecmap::map::Entry;
 
 use super::Machine;
 use super::bus::Customer;

@@ -1,6 +1,5 @@
 //! XenStore procedures of the event loop, and what they bring.
 
-use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -9,6 +8,7 @@ use pcidom_loan::{CONTROL_DIR, LeaseAnswer, LoanId, LoanOrder, NodeName, QUARANT
 use pcidom_pci::Sbdf;
 use pcidom_xenbus::DomId;
 use pcidom_xenbus::store::{Store, StoreError};
+use vecmap::{VecMap, VecSet};
 
 use super::chain::{LinkDone, LinkId};
 
@@ -49,9 +49,9 @@ pub(super) enum Done {
     /// The A-link's backend directory, if the toolstack made one.
     BackFound(Option<String>),
     /// Devices that the daemon has taken into quarantine.
-    Pool(BTreeSet<Sbdf>),
+    Pool(VecSet<Sbdf>),
     /// All orders of the daemon.
-    Orders(BTreeMap<LoanId, LoanOrder>),
+    Orders(VecMap<LoanId, LoanOrder>),
     /// The daemon's answer for a loan, as it stands.
     Answer(LoanId, LeaseAnswer),
     /// The daemon wants a report with this number.

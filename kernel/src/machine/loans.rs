@@ -11,7 +11,6 @@
 //! ```
 //! 1, 2: [`Machine::reset_ended`]. 3: [`Machine::new_orders`].
 
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -26,6 +25,7 @@ use pcidom_pci::Sbdf;
 use pcidom_pci::reset::{Method, ResetError};
 use pcidom_script::Instant;
 use pcidom_xenbus::{DomId, Pirq};
+use vecmap::VecMap;
 
 use super::Machine;
 use super::jobs;
@@ -52,7 +52,7 @@ impl<P: Platform> Machine<P> {
     /// The daemon's orders have changed.
     pub(super) fn new_orders(
         &mut self,
-        orders: &BTreeMap<LoanId, LoanOrder>,
+        orders: &VecMap<LoanId, LoanOrder>,
         platform: &mut P,
     ) {
         let known: Vec<LoanId> = self.loans.keys().copied().collect();

@@ -21,7 +21,7 @@ mod report;
 mod storm;
 mod tasks;
 
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -33,6 +33,7 @@ use pcidom_pci::{Access, AccessError, Answer, Sbdf};
 use pcidom_script::Instant;
 use pcidom_xenbus::client::Client;
 use pcidom_xenbus::{DomId, Pirq, Port};
+use vecmap::{VecMap, VecSet};
 
 use self::alink::{Alink, PoolDevice};
 use self::bus::{Bus, Customer};
@@ -68,11 +69,11 @@ pub struct Machine<P: Platform> {
     alink: Alink<P>,
     bus: Bus,
     tasks: Tasks,
-    pool: BTreeMap<Sbdf, PoolDevice>,
+    pool: VecMap<Sbdf, PoolDevice>,
     /// Devices that the daemon has in quarantine: no right of ours is left.
-    quarantined: BTreeSet<Sbdf>,
-    loans: BTreeMap<LoanId, Loan>,
-    guests: BTreeMap<DomId, Guest<P>>,
+    quarantined: VecSet<Sbdf>,
+    loans: VecMap<LoanId, Loan>,
+    guests: VecMap<DomId, Guest<P>>,
     /// Accesses that failed before they reached the A-link.
     access_answers: VecDeque<(Customer, Answer)>,
     /// Leases for guests' servers.
@@ -93,10 +94,10 @@ impl<P: Platform> Machine<P> {
             alink: Alink::new(),
             bus: Bus::new(),
             tasks: Tasks::default(),
-            pool: BTreeMap::new(),
-            quarantined: BTreeSet::new(),
-            loans: BTreeMap::new(),
-            guests: BTreeMap::new(),
+            pool: VecMap::new(),
+            quarantined: VecSet::new(),
+            loans: VecMap::new(),
+            guests: VecMap::new(),
             access_answers: VecDeque::new(),
             lease_answers: VecDeque::new(),
             newly_ready: Vec::new(),

@@ -3,7 +3,7 @@
 //! A device has one procedure at a time; another one waits until it has ended. They run
 //! access by access between those of guests, so nobody is held up by a reset's waits.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use pcidom_loan::{Generation, LoanId};
@@ -12,6 +12,7 @@ use pcidom_pci::reset::{self, Method, ResetError};
 use pcidom_pci::scan::{self, ScanError};
 use pcidom_pci::{Access, Answer, Config, Question, Sbdf};
 use pcidom_script::{Instant, Progress, Script};
+use vecmap::VecMap;
 
 /// What to run on a device.
 #[derive(Debug)]
@@ -41,7 +42,7 @@ type Procedure = Script<Question, Answer, Ended>;
 /// All procedures that run or wait.
 #[derive(Debug, Default)]
 pub(super) struct Tasks {
-    running: BTreeMap<Sbdf, Procedure>,
+    running: VecMap<Sbdf, Procedure>,
     waiting: VecDeque<(Sbdf, Work)>,
     timers: Vec<(Instant, Sbdf)>,
 }
