@@ -1,0 +1,67 @@
+//! pcidom itself: its event loop in a domain of the simulation.
+
+use std::fmt;
+
+use pcidom_kernel::machine::{Event, Halt, Machine};
+use pcidom_script::Instant;
+use pcidom_xenbus::DomId;
+
+use crate::platform::{Failures, SimPlatform};
+use crate::store::XenStore;
+use crate::world::Actor;
+use crate::xen::Xen;
+
+/// The image, running.
+pub struct Pcidom {
+    domain: DomId,
+    xen: Xen,
+    machine: Machine<SimPlatform>,
+    platform: SimPlatform,
+}
+
+impl fmt::Debug for Pcidom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pcidom").field("machine", &self.machine).finish_non_exhaustive()
+    }
+}
+
+impl Pcidom {
+    /// Boots in `domain`.
+    pub fn boot(xen: &Xen, store: &XenStore, domain: DomId) -> Self {
+        let mut platform = SimPlatform::new(xen, store, domain);
+        let machine = Machine::start(1, &mut platform);
+        Self { domain, xen: xen.clone(), machine, platform }
+    }
+
+    /// How the domain is to end, once that was asked for.
+    pub const fn halt(&self) -> Option<Halt> {
+        self.machine.halt()
+    }
+
+    /// Which calls fail from now on.
+    pub fn failures(&self) -> Failures {
+        self.platform.failures()
+    }
+}
+
+impl Actor for Pcidom {
+    fn domain(&self) -> DomId {
+        self.domain
+    }
+
+    fn step(&mut self) {
+        while let Some(port) = self.xen.take_pending(self.domain) {
+            self.machine.handle(Event::Port(port), &mut self.platform);
+        }
+        if self.xen.take_store_event(self.domain) {
+            self.machine.handle(Event::Store, &mut self.platform);
+        }
+        if self.deadline().is_some_and(|deadline| deadline <= self.xen.now()) {
+            self.machine.tick(&mut self.platform);
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.machine.next_deadline()
+    }
+}

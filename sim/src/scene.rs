@@ -1,0 +1,216 @@
+//! A host as tests start from: dom0 with its pciback and the daemon, a pcidom with a pool.
+
+use std::time::Duration;
+
+use pcidom_pci::Sbdf;
+use pcidom_pci::fake::{FakeBackend, FakeFunction};
+use pcidom_pci::regs::header;
+use pcidom_toolstack::daemon::Client;
+use pcidom_toolstack::verb::Reply;
+use pcidom_xenbus::{DomId, Pirq, XenbusState};
+
+use crate::daemon::DaemonProcess;
+use crate::linux_guest::LinuxGuest;
+use crate::pciback::LinuxPciback;
+use crate::pcidom::Pcidom;
+use crate::world::{Shared, World};
+use crate::xen::domains::DomainConfig;
+use crate::xl::Xl;
+
+/// The name of the pcidom, and the daemon's word for it.
+pub const PCIDOM: &str = "pcidom";
+/// Vendor and device id of the NVMe controllers.
+pub const NVME: u32 = 0x0010_1b36;
+/// Vectors that guests' NVMe drivers want: one for each of their queues.
+pub const QUEUES: u32 = 3;
+
+/// The GSIs of PCI devices start here, after those of the legacy ones.
+const FIRST_GSI: u32 = 16;
+
+/// How long anything that works may take, generously.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A host.
+#[derive(Debug)]
+pub struct Scene {
+    /// The scheduler.
+    pub world: World,
+    /// dom0's tools.
+    pub xl: Xl,
+    /// dom0's backend.
+    pub pciback: Shared<LinuxPciback>,
+    /// The daemon; `None` before it is started.
+    pub daemon: Option<Shared<DaemonProcess>>,
+    /// pcidom.
+    pub pcidom: Shared<Pcidom>,
+    /// Its number.
+    pub pcidom_id: DomId,
+    /// The devices of the pool.
+    pub devices: Vec<Sbdf>,
+}
+
+/// An NVMe controller at `at`, with its BAR where no other device has one. Its line
+/// register says what dom0's pciback would: the number of its GSI.
+fn nvme(at: Sbdf, number: u32, gsi: u8) -> FakeBackend {
+    let mut function = FakeFunction::nvme_like();
+    function.set_bytes(header::INTERRUPT_LINE, &[gsi]);
+    let address = 0xfe40_0004 + 0x1_0000 * number;
+    function.set_bytes(header::bar(0), &address.to_le_bytes());
+    function.set_ready_after(Duration::from_millis(20));
+    FakeBackend::new(at, function)
+}
+
+impl Scene {
+    /// dom0 with `count` NVMe controllers, all in the pool of a pcidom that has just been
+    /// created. Nobody has run yet.
+    pub fn new(seed: u64, count: u32) -> Self {
+        let mut world = World::new(seed);
+        let devices: Vec<Sbdf> = (0..count)
+            .filter_map(|n| {
+                let bus = u8::try_from(n + 1).ok()?;
+                let at = Sbdf::new(0, bus, 0, 0)?;
+                let gsi = u8::try_from(FIRST_GSI + n % 8).ok()?;
+                Some(world.xen().add_device(nvme(at, n, gsi), Some(Pirq(gsi.into()))))
+            })
+            .collect();
+        let pciback = LinuxPciback::new(world.xen(), world.store());
+        let pciback = world.add(pciback);
+        let xl = Xl::new(&world);
+        for device in &devices {
+            xl.assignable_add(*device);
+        }
+        let config = DomainConfig::default();
+        let pcidom_id = xl.create_with_devices(PCIDOM, config, &devices);
+        let pcidom = Pcidom::boot(world.xen(), world.store(), pcidom_id);
+        let pcidom = world.add(pcidom);
+        Self { world, xl, pciback, daemon: None, pcidom, pcidom_id, devices }
+    }
+
+    /// The same with the daemon started, run until pcidom serves.
+    ///
+    /// # Panics
+    /// If it doesn't.
+    pub fn ready(seed: u64, count: u32) -> Self {
+        let mut scene = Self::new(seed, count);
+        scene.start_daemon();
+        let path = format!("/local/domain/{}/data/pcidom/state", scene.pcidom_id);
+        let dom0 = scene.world.store().connect(DomId::DOM0);
+        let ready = |_: &World| dom0.read(&path).as_deref() == Ok(pcidom_loan::READY);
+        assert!(scene.world.run_until(PATIENCE, ready), "pcidom serves");
+        scene.world.run_for(Duration::from_secs(1));
+        scene
+    }
+
+    /// Starts the daemon.
+    pub fn start_daemon(&mut self) {
+        let daemon = DaemonProcess::start(self.world.xen(), self.world.store(), PCIDOM);
+        self.daemon = Some(self.world.add(daemon));
+    }
+
+    /// Kills the daemon.
+    pub fn kill_daemon(&mut self) {
+        if let Some(daemon) = self.daemon.take() {
+            daemon.borrow_mut().kill();
+            self.world.remove(&daemon);
+        }
+    }
+
+    /// Creates and boots a Linux guest that can be lent devices.
+    pub fn guest(&mut self, name: &str) -> Shared<LinuxGuest> {
+        let domain = self.xl.create(name, DomainConfig::default());
+        let (xen, store) = (self.world.xen().clone(), self.world.store().clone());
+        self.world.add(LinuxGuest::boot(&xen, &store, domain, QUEUES))
+    }
+
+    /// `pcidomctl attach`, and what it replied.
+    ///
+    /// # Panics
+    /// If there is no daemon, or it does not reply.
+    pub fn attach(&mut self, guest: DomId, device: Sbdf) -> Reply {
+        let asked = self.ask(|daemon| daemon.attach(guest, device, PCIDOM));
+        self.wait_for(asked)
+    }
+
+    /// `pcidomctl detach`, and what it replied.
+    ///
+    /// # Panics
+    /// If there is no daemon, or it does not reply.
+    pub fn detach(&mut self, guest: DomId, device: Sbdf, force: bool) -> Reply {
+        let asked = self.ask(|daemon| daemon.detach(guest, device, force, PCIDOM));
+        self.wait_for(asked)
+    }
+
+    /// Asks the daemon for something and does not wait.
+    ///
+    /// # Panics
+    /// If there is no daemon.
+    #[expect(clippy::expect_used, reason = "a test that asks nobody fails")]
+    pub fn ask(&self, verb: impl FnOnce(&mut DaemonProcess) -> Client) -> Client {
+        verb(&mut self.daemon.as_ref().expect("a daemon").borrow_mut())
+    }
+
+    /// Runs until the daemon replies.
+    ///
+    /// # Panics
+    /// If there is no daemon, or it does not reply.
+    #[expect(clippy::expect_used, reason = "a test that waits in vain fails")]
+    pub fn wait_for(&mut self, asked: Client) -> Reply {
+        let daemon = self.daemon.clone().expect("a daemon");
+        self.world.run_until(PATIENCE, |_| daemon.borrow().reply(asked).is_some());
+        let reply = daemon.borrow().reply(asked);
+        reply.expect("a reply")
+    }
+
+    /// Runs until the guest's driver has a device with these ids, interrupts and nothing
+    /// more to do. Returns whether that came.
+    pub fn guest_uses(&mut self, guest: &Shared<LinuxGuest>, ids: u32) -> bool {
+        self.world.run_until(PATIENCE, |_| {
+            let guest = guest.borrow();
+            let state = guest.state();
+            let bound =
+                state.by_ids(ids).is_some_and(|(_, found)| !found.ports.is_empty());
+            bound && guest.is_idle() && guest.link_state() == XenbusState::Connected
+        })
+    }
+
+    /// What must be true of every host at every end: nothing that was forbidden has
+    /// happened, and nobody has a right to a device that is not his.
+    ///
+    /// # Panics
+    /// If it is not so.
+    pub fn check(&self) {
+        let xen = self.world.xen();
+        assert_eq!(xen.violations(), Vec::<String>::new());
+        for device in xen.devices() {
+            let owner = xen.owner(device);
+            for (domain, pirq) in xen.vectors_of(device) {
+                assert_eq!(owner, Some(domain), "pirq {pirq} of {device}");
+            }
+            let pages = xen.bar_pages(device);
+            for domain in xen.domains() {
+                let may = !xen.rights(domain).iomem.is_disjoint(&pages);
+                assert!(
+                    !may || owner == Some(domain) || domain == DomId::DOM0,
+                    "domain {domain} has the BARs of {device}, which belongs to {owner:?}"
+                );
+            }
+        }
+    }
+
+    /// Nothing is lent and nothing is left of what was: no vector is mapped, every pool
+    /// device is in quarantine and quiet, and no dead domain lingers.
+    ///
+    /// # Panics
+    /// If it is not so.
+    pub fn check_nothing_lent(&self) {
+        self.check();
+        let xen = self.world.xen();
+        for device in &self.devices {
+            assert_eq!(xen.vectors_of(*device), [], "{device}");
+            assert_eq!(xen.owner(*device), Some(crate::xen::DOM_IO), "{device}");
+            assert!(!xen.is_master(*device), "{device} masters the bus");
+            assert_eq!(xen.msix_control(*device) & 0xc000, 0, "{device}: MSI-X");
+        }
+        assert_eq!(xen.zombies(), []);
+    }
+}
