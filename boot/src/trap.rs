@@ -33,7 +33,7 @@ pub struct Trap {
     pub rflags: u64,
     /// The address, for a page fault.
     pub address: Option<u64>,
-    /// Words of the stack that point into the text: return addresses, latest first, with
+    /// Words of the stack that point behind a call: return addresses, latest first, with
     /// some stale ones between. 0 for none.
     pub callers: [u64; CALLERS],
 }
@@ -178,7 +178,7 @@ fn callers(rsp: u64) -> [u64; CALLERS] {
     while at < top {
         // SAFETY: `at` is aligned and between the guard page and the top of the boot stack.
         let word = unsafe { VirtAddr::new_truncate(at).as_ptr::<u64>().read_volatile() };
-        if is_text(word) {
+        if follows_call(word) {
             let Some(place) = room.next() else { break };
             *place = word;
         }
@@ -192,10 +192,22 @@ unsafe extern "C" {
     static __text_end: u8;
 }
 
-fn is_text(address: u64) -> bool {
+/// Whether the instruction before `address` is a call: with a 32-bit distance (e8), or
+/// through a register or memory (ff /2, of four usual lengths).
+fn follows_call(address: u64) -> bool {
     let start = (&raw const __text_start).addr() as u64;
     let end = (&raw const __text_end).addr() as u64;
-    (start..end).contains(&address)
+    let byte = |back: u64| {
+        let at = VirtAddr::new_truncate(address - back).as_ptr::<u8>();
+        // SAFETY: `address - back` is inside the text, which is mapped readable: `address` is
+        // at least 8 bytes behind its start, and `back` is below 8.
+        unsafe { at.read_volatile() }
+    };
+    (start + 8..end).contains(&address)
+        && (byte(5) == 0xe8
+            || [2, 3, 6, 7]
+                .into_iter()
+                .any(|back| byte(back) == 0xff && byte(back - 1) >> 3 & 7 == 2))
 }
 
 /// First half of a stub, entered by Xen and not by a call: pushes the vector, changes stacks.

@@ -68,6 +68,8 @@ extern "C" fn pcidom_entry(raw: *const start_info) -> ! {
     persist::store(Record::new(generation));
     banner(&info, com2_is_granted, generation);
     protect(&space, shared);
+    #[cfg(feature = "probe-bar")]
+    probe::crash_if_asked(&info);
     let platform = match XenPlatform::new(&info, space) {
         Ok(platform) => platform,
         Err(error) => fail(format_args!("{error}")),

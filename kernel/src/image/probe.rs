@@ -1,7 +1,9 @@
 //! Attempts at what pcidom has no right to (feature `probe-bar`): each logs how Xen refused.
 //!
-//! For the test bed: it proves from the inside that a device in quarantine is out of reach.
+//! For the test bed: it proves from the inside that a device in quarantine is out of reach,
+//! and it shows how a panic and a trap end the domain (`extra="crash=..."`).
 
+use pcidom_boot::info::StartInfo;
 use pcidom_boot::memory::{AddressSpace, PageArray, RAM};
 use pcidom_kernel::XenError;
 use x86_64::structures::paging::{PageTableFlags, PhysFrame};
@@ -74,10 +76,39 @@ pub(crate) fn try_map_irq(gsi: i32) -> Result<(), XenError> {
             }
         }
         Err(error) => {
-            log::info!("probe-bar: interrupt {gsi} failed: {}", name(error.errno))
+            log::info!("probe-bar: interrupt {gsi} failed: {}", name(error.errno));
         }
     }
     result
+}
+
+/// Fails in the way the command line asks for: `crash=panic`, `crash=null` (a read at
+/// address 0) or `crash=stack` (an overflow of the stack).
+pub(crate) fn crash_if_asked(info: &StartInfo) {
+    match info.option("crash") {
+        Some("panic") => deliberate_panic(),
+        Some("null") => {
+            // SAFETY: it is not: nothing is mapped there, which is the point. The fault ends
+            // the domain.
+            let word = unsafe { core::ptr::without_provenance::<u64>(8).read_volatile() };
+            log::error!("address 8 holds {word:#x}");
+        }
+        Some("stack") => log::error!("{} calls fit the stack", overflow(1)),
+        _ => {}
+    }
+}
+
+#[expect(clippy::panic, reason = "the bed has asked for one")]
+fn deliberate_panic() {
+    panic!("asked for by the command line");
+}
+
+fn overflow(depth: u64) -> u64 {
+    let page = core::hint::black_box([depth; 512]);
+    if depth == u64::MAX {
+        return 0;
+    }
+    overflow(depth + 1).max(page.into_iter().fold(0, u64::max))
 }
 
 fn name(errno: i32) -> &'static str {
