@@ -3,6 +3,7 @@
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::UnsafeCell;
 use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use linked_list_allocator::Heap;
 use spin::Mutex;
@@ -36,17 +37,30 @@ pub(crate) fn start() {
     }
 }
 
-/// Bytes in use and bytes in all.
-pub(crate) fn usage() -> (usize, usize) {
+/// The most bytes that were in use at one time.
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+/// How full the heap is, in bytes.
+pub(crate) struct Usage {
+    pub(crate) used: usize,
+    pub(crate) peak: usize,
+    pub(crate) size: usize,
+}
+
+/// How full the heap is now.
+pub(crate) fn usage() -> Usage {
     let heap = HEAP.0.lock();
-    (heap.used(), heap.size())
+    Usage { used: heap.used(), peak: PEAK.load(Ordering::Relaxed), size: heap.size() }
 }
 
 // SAFETY: the lock serialises the calls, and `Heap` hands out what `GlobalAlloc` asks for. A
 // trap can interrupt an allocation, but what reports it does not allocate.
 unsafe impl GlobalAlloc for KernelHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        self.0.lock().allocate_first_fit(layout).map_or(null_mut(), NonNull::as_ptr)
+        let mut heap = self.0.lock();
+        let block = heap.allocate_first_fit(layout).map_or(null_mut(), NonNull::as_ptr);
+        PEAK.fetch_max(heap.used(), Ordering::Relaxed);
+        block
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {

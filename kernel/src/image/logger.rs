@@ -5,6 +5,7 @@
 //! next one with room says how many were. Only a panic waits, and not for ever.
 
 use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -91,7 +92,11 @@ pub(crate) fn drain_input() {
     }
 }
 
-/// Says `text` although anything may be broken, and waits until it is out, 2 s at most.
+/// When [`last_words`] stops waiting, in nanoseconds; 0 before its first call.
+static PATIENCE: AtomicU64 = AtomicU64::new(0);
+
+/// Says `text` although anything may be broken, and waits until it is out. All calls
+/// together wait 2 s at most.
 pub(crate) fn last_words(text: fmt::Arguments<'_>) {
     let mut output = match OUTPUT.try_lock() {
         Some(output) => output,
@@ -102,25 +107,24 @@ pub(crate) fn last_words(text: fmt::Arguments<'_>) {
             OUTPUT.lock()
         }
     };
-    let began = shared::now();
-    // The loop ends without a clock, too.
-    for _ in 0..10_000_000 {
-        output.pump();
-        if output.is_drained() || shared::now().since(began) > PANIC_WAIT / 2 {
-            break;
-        }
-    }
+    let now = shared::now();
+    let patience = now.after(PANIC_WAIT).as_nanos();
+    let end = match PATIENCE.compare_exchange(
+        0,
+        patience,
+        Ordering::Relaxed,
+        Ordering::Relaxed,
+    ) {
+        Ok(_) => Instant::from_nanos(patience),
+        Err(earlier) => Instant::from_nanos(earlier),
+    };
+    // What is there already may leave no room for the line.
+    output.drain(end);
     let mut line = Line::new();
-    line.stamp(shared::now().since(output.start));
+    line.stamp(now.since(output.start));
     let _ = line.write_fmt(text);
     output.push(line.end());
-    let began = shared::now();
-    for _ in 0..10_000_000 {
-        output.pump();
-        if output.is_drained() || shared::now().since(began) > PANIC_WAIT {
-            break;
-        }
-    }
+    output.drain(end);
 }
 
 impl Output {
@@ -152,6 +156,17 @@ impl Output {
             self.com2_backlog.advance(done);
             if let Some(lost) = self.com2_backlog.take_lost() {
                 self.com2_backlog.push(Line::lost(lost).end());
+            }
+        }
+    }
+
+    /// Pumps until nothing waits, or until `end`.
+    fn drain(&mut self, end: Instant) {
+        // Ends without a clock, too: the clock may be what is broken.
+        for _ in 0..1_000_000 {
+            self.pump();
+            if self.is_drained() || shared::now() > end {
+                break;
             }
         }
     }

@@ -87,13 +87,13 @@ extern "C" fn pcidom_entry(raw: *const start_info) -> ! {
 
 fn banner(info: &StartInfo, com2: bool, generation: u32) {
     let (major, minor) = call::xen_version();
-    let (used, size) = heap::usage();
+    let heap = heap::usage();
     log::info!(
         "pcidom {} on Xen {major}.{minor} ({}), {} KiB of memory, {} KiB of heap",
         env!("CARGO_PKG_VERSION"),
         info.magic(),
         info.pages * 4,
-        (size - used) / 1024,
+        heap.size / 1024,
     );
     if generation > 0 {
         log::warn!("restart number {generation} of this domain");
@@ -142,6 +142,8 @@ pub(crate) fn halt(how: pcidom_kernel::Halt) -> ! {
         pcidom_kernel::Halt::PowerOff => ("power off", power::Reason::PowerOff),
         pcidom_kernel::Halt::Reboot => ("reboot", power::Reason::Reboot),
     };
+    let heap = heap::usage();
+    log::debug!("heap: {} bytes in use, {} at most", heap.used, heap.peak);
     logger::last_words(format_args!("pcidom: {what}"));
     power::shutdown(reason)
 }
