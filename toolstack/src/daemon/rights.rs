@@ -53,8 +53,10 @@ pub(super) fn take(
             failures.push(error);
         }
     };
+    // Not its own, or it has no IOMMU context and never owned any.
+    let not_owner = [errno::ENODEV, errno::EOPNOTSUPP];
     if how.dying {
-        note(env.xen.deassign(domain, device), &[errno::ENODEV]);
+        note(env.xen.deassign(domain, device), &not_owner);
     }
     if let Some(facts) = facts {
         for bar in 0..facts.bars.len() {
@@ -66,7 +68,7 @@ pub(super) fn take(
         }
     }
     if !how.dying {
-        note(env.xen.deassign(domain, device), &[errno::ENODEV]);
+        note(env.xen.deassign(domain, device), &not_owner);
     }
     failures
 }

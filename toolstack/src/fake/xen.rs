@@ -220,6 +220,9 @@ impl Hypervisor for FakeXen {
     fn deassign(&mut self, domain: DomId, device: Sbdf) -> Result<(), XenError> {
         const CALL: &str = "xc_deassign_device";
         self.enter(CALL, domain, &device.to_string())?;
+        if self.without_iommu.contains(&domain) {
+            return Err(XenError { call: CALL, errno: errno::EOPNOTSUPP });
+        }
         match self.owners.get_mut(&device) {
             Some(owner) if *owner == Owner::Domain(domain) => *owner = Owner::Quarantine,
             _ => return Err(XenError { call: CALL, errno: errno::ENODEV }),

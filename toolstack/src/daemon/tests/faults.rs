@@ -108,6 +108,18 @@ fn a_xenstore_that_fails_for_good_leaves_nothing_half_done() {
 }
 
 #[test]
+fn a_daemon_killed_while_it_maps_ends_that_loan() {
+    let mut bed = Bed::lent();
+    bed.xen.death = Some(1);
+    let map = LeaseAsk::MapMsix(vec![0, 1]);
+    let life = catch_unwind(AssertUnwindSafe(|| bed.request(1, map)));
+    assert!(life.is_err_and(|end| end.is::<Killed>()));
+    bed.start();
+    assert_eq!(bed.get("/tool/pcidom/loans/0"), None);
+    assert!(!bed.lent_to(G, 1));
+}
+
+#[test]
 fn a_loan_and_its_leases_survive_the_daemon() {
     let mut bed = Bed::lent();
     bed.request(1, LeaseAsk::MapMsix(vec![0, 1]));
