@@ -237,8 +237,8 @@ impl<P: Platform> Machine<P> {
         match self.bus.start(&open.page, now) {
             Started::Nothing => {}
             Started::Notify => platform.notify(open.port),
-            Started::Failed(customer, answer) => {
-                self.access_answers.push_back((customer, answer));
+            Started::Failed(customer) => {
+                self.access_answers.push_back((customer, Err(AccessError::TimedOut)));
                 moved = true;
             }
         }

@@ -151,7 +151,7 @@ impl<P: Platform> Machine<P> {
         let Some(guest) = self.guests.get_mut(&id) else { return };
         match action {
             Action::Config(device, access) => {
-                self.access(Customer::Guest(id), device, access);
+                self.access(Customer::Guest(id), device, access, now);
             }
             Action::Lease(device, ask) => self.ask_lease(id, device, ask, now),
             Action::Notify => {

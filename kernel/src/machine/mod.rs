@@ -264,9 +264,9 @@ impl<P: Platform> Machine<P> {
     }
 
     /// Lets an access wait for its turn on the A-link.
-    fn access(&mut self, customer: Customer, device: Sbdf, access: Access) {
+    fn access(&mut self, customer: Customer, device: Sbdf, access: Access, now: Instant) {
         match self.pool.get(&device).and_then(|known| known.at) {
-            Some(at) => self.bus.push(customer, at, access),
+            Some(at) => self.bus.push(customer, at, access, now),
             None => self.access_answers.push_back((customer, Err(AccessError::NoDevice))),
         }
     }
@@ -290,7 +290,8 @@ impl<P: Platform> Machine<P> {
         for step in steps {
             match step {
                 TaskStep::Access(device, access) => {
-                    self.access(Customer::Task(device), device, access);
+                    let now = platform.now();
+                    self.access(Customer::Task(device), device, access, now);
                 }
                 TaskStep::Ended(Ended::Scanned(device, result)) => {
                     self.scanned(device, result);
