@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pcidom_pci::Sbdf;
 use pcidom_pci::fake::{FakeBackend, FakeFunction};
-use pcidom_pci::regs::header;
+use pcidom_pci::regs::{header, msix};
 use pcidom_toolstack::daemon::Client;
 use pcidom_toolstack::verb::Reply;
 use pcidom_xenbus::{DomId, Pirq, XenbusState};
@@ -14,6 +14,7 @@ use crate::linux_guest::LinuxGuest;
 use crate::pciback::LinuxPciback;
 use crate::pcidom::Pcidom;
 use crate::world::{Shared, World};
+use crate::xen::DOM_IO;
 use crate::xen::domains::DomainConfig;
 use crate::xl::Xl;
 
@@ -49,13 +50,19 @@ pub struct Scene {
     pub devices: Vec<Sbdf>,
 }
 
-/// An NVMe controller at `at`, with its BAR where no other device has one. Its line
+/// QEMU's NVMe controller at `at`, with its BAR where no other device has one. Its line
 /// register says what dom0's pciback would: the number of its GSI.
 fn nvme(at: Sbdf, number: u32, gsi: u8) -> FakeBackend {
-    let mut function = FakeFunction::nvme_like();
-    function.set_bytes(header::INTERRUPT_LINE, &[gsi]);
-    let address = 0xfe40_0004 + 0x1_0000 * number;
-    function.set_bytes(header::bar(0), &address.to_le_bytes());
+    let mut nvme = FakeFunction::builder(0x1b36, 0x0010, 0x01_0802, 2);
+    nvme.subsystem(0x1af4, 0x1100)
+        .put(header::INTERRUPT_LINE, &[gsi, 1])
+        .memory_bar(0, 0x4000, true)
+        .msix(0x40, 65, 0, 0x2000, 0, 0x3000)
+        .pcie(0x80, true)
+        .pm(0x60);
+    let address = 0xfe40_0000 + 0x1_0000 * number;
+    let mut function =
+        nvme.build(&[(header::bar(0), address), (header::COMMAND, 0x0002)]);
     function.set_ready_after(Duration::from_millis(20));
     FakeBackend::new(at, function)
 }
@@ -120,6 +127,39 @@ impl Scene {
         let domain = self.xl.create(name, DomainConfig::default());
         let (xen, store) = (self.world.xen().clone(), self.world.store().clone());
         self.world.add(LinuxGuest::boot(&xen, &store, domain, QUEUES))
+    }
+
+    /// Device number `n` of the pool.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    #[expect(clippy::expect_used, reason = "a test that names a missing device fails")]
+    pub fn device(&self, n: usize) -> Sbdf {
+        *self.devices.get(n).expect("a device of this number")
+    }
+
+    /// A new guest that uses device number `n`, with MSI-X.
+    ///
+    /// # Panics
+    /// If it doesn't come to that.
+    pub fn lend(&mut self, name: &str, n: usize) -> Shared<LinuxGuest> {
+        let (device, guest) = (self.device(n), self.guest(name));
+        let domain = guest.borrow().domain_id();
+        let reply = self.attach(domain, device);
+        assert!(matches!(reply, Reply::Done { .. }), "{reply:?}");
+        assert!(self.guest_uses(&guest, NVME), "{name} uses {device}");
+        assert!(self.world.xen().send_message(device, 0), "{device} interrupts {name}");
+        guest
+    }
+
+    /// Has the guest's drivers reloaded, and waits until it has nothing more to do.
+    ///
+    /// # Panics
+    /// If that does not end.
+    pub fn reload(&mut self, guest: &Shared<LinuxGuest>) {
+        guest.borrow().reload();
+        let idle = |_: &World| guest.borrow().is_idle();
+        assert!(self.world.run_until(PATIENCE * 4, idle), "the guest is done");
     }
 
     /// `pcidomctl attach`, and what it replied.
@@ -197,20 +237,32 @@ impl Scene {
         }
     }
 
-    /// Nothing is lent and nothing is left of what was: no vector is mapped, every pool
-    /// device is in quarantine and quiet, and no dead domain lingers.
+    /// Nobody holds a device of the pool: no vector is mapped, each is in quarantine, and
+    /// no dead domain lingers.
     ///
     /// # Panics
     /// If it is not so.
-    pub fn check_nothing_lent(&self) {
+    pub fn check_nothing_held(&self) {
         self.check();
         let xen = self.world.xen();
         for device in &self.devices {
             assert_eq!(xen.vectors_of(*device), [], "{device}");
-            assert_eq!(xen.owner(*device), Some(crate::xen::DOM_IO), "{device}");
-            assert!(!xen.is_master(*device), "{device} masters the bus");
-            assert_eq!(xen.msix_control(*device) & 0xc000, 0, "{device}: MSI-X");
+            assert_eq!(xen.owner(*device), Some(DOM_IO), "{device}");
         }
         assert_eq!(xen.zombies(), []);
+    }
+
+    /// The same, and every device of the pool is quiet.
+    ///
+    /// # Panics
+    /// If it is not so.
+    pub fn check_nothing_lent(&self) {
+        self.check_nothing_held();
+        let xen = self.world.xen();
+        for device in &self.devices {
+            assert!(!xen.is_master(*device), "{device} masters the bus");
+            let bits = msix::ENABLE | msix::MASKALL;
+            assert_eq!(xen.msix_control(*device) & bits, 0, "{device}: MSI-X");
+        }
     }
 }

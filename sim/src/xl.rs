@@ -95,8 +95,9 @@ impl Xl {
     ) -> DomId {
         let domain = self.create(name, config);
         for device in devices {
-            self.give(domain, *device);
-            self.add_node(domain, *device, true);
+            if self.give(domain, *device) {
+                self.add_node(domain, *device, true);
+            }
         }
         domain
     }
@@ -108,7 +109,10 @@ impl Xl {
             log::warn!("xl: PCI device already attached to a domain");
             return false;
         }
-        self.give(domain, device);
+        if !self.give(domain, device) {
+            must(self.store.remove(&lock));
+            return false;
+        }
         let first = self.store.read(&format!("{}/num_devs", back_dir(domain))).is_err();
         if !first && !self.wait_connected(world, domain) {
             must(self.store.remove(&lock));
@@ -173,12 +177,15 @@ impl Xl {
         (0..count).filter_map(|n| self.store.get(&format!("{dir}/dev-{n}"))).collect()
     }
 
-    /// Steps 6 to 12 of an attach: lock, reset, resources, interrupt, IOMMU.
-    fn give(&self, domain: DomId, device: Sbdf) {
+    /// Steps 6 to 12 of an attach: lock, reset, resources, interrupt, IOMMU. If the last one
+    /// fails the rights stay, as they do with libxl.
+    fn give(&self, domain: DomId, device: Sbdf) -> bool {
         must(self.store.write(&lock(device), &domain.to_string()));
         reset_by_dom0(&self.xen, device);
         self.rights(domain, device, true);
-        logged(self.xen.assign_device(DomId::DOM0, domain, device));
+        let assigned = self.xen.assign_device(DomId::DOM0, domain, device);
+        logged(assigned);
+        assigned.is_ok()
     }
 
     /// Steps a to d of a detach, whoever has the device by now.

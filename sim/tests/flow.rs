@@ -12,7 +12,7 @@ use pcidom_xenbus::XenbusState;
 #[test]
 fn a_linux_guest_drives_an_nvme_through_pcidom_with_msix() {
     let mut scene = Scene::ready(1, 1);
-    let device = scene.devices[0];
+    let device = scene.device(0);
     let guest = scene.guest("guest");
     let domain = guest.borrow().domain_id();
     let reply = scene.attach(domain, device);
@@ -46,8 +46,7 @@ fn a_linux_guest_drives_an_nvme_through_pcidom_with_msix() {
     let first = deeds.iter().position(|deed| maps(&deed)).unwrap();
     assert!(unmaps(&deeds.get(first + 1).unwrap()));
     // rmmod and modprobe.
-    let (at, _) =
-        guest.borrow().state().by_ids(NVME).map(|(at, f)| (at, f.clone())).unwrap();
+    let at = guest.borrow().finds(NVME).unwrap();
     guest.borrow().command(Command::Unload(at));
     scene.world.run_for(Duration::from_secs(1));
     assert_eq!(xen.vectors_of(device), []);

@@ -44,7 +44,7 @@ impl Cpu {
         let raw = op.raw;
         match self.0.ask(Blocked::Op(Box::new(op))).await {
             Woken::Answer(answer) => *answer,
-            Woken::Again => OpAnswer { raw, entries: Vec::new(), timed_out: true },
+            Woken::Again => OpAnswer::none(raw, true),
         }
     }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use pcidom_pci::VirtualBdf;
 use pcidom_script::{Instant, Progress, Script};
-use pcidom_xenbus::{DomId, XenbusState};
+use pcidom_xenbus::{DomId, Port, XenbusState};
 
 use crate::page::SimPage;
 use crate::store::{Connection, XenStore};
@@ -118,6 +118,25 @@ impl LinuxGuest {
         self.xen.wake(self.domain);
     }
 
+    /// `rmmod` and `modprobe` for every device it has found.
+    pub fn reload(&self) {
+        let all: Vec<VirtualBdf> = self.state.borrow().found.keys().copied().collect();
+        for at in all {
+            self.command(Command::Unload(at));
+            self.command(Command::Load(at));
+        }
+    }
+
+    /// Where it has found a function with these ids.
+    pub fn finds(&self, ids: u32) -> Option<VirtualBdf> {
+        self.state.borrow().by_ids(ids).map(|(at, _)| at)
+    }
+
+    /// How the driver of the function with these ids gets its interrupts.
+    pub fn interrupts(&self, ids: u32) -> Option<Interrupts> {
+        self.state.borrow().by_ids(ids).map(|(_, found)| found.interrupts.clone())
+    }
+
     /// Changes how many vectors the driver asks for from now on.
     pub fn set_vectors(&self, vectors: u32) {
         self.state.borrow_mut().wanted = vectors;
@@ -128,6 +147,11 @@ impl LinuxGuest {
         self.transport.borrow().page()
     }
 
+    /// The port of its link, while there is one.
+    pub fn link_port(&self) -> Option<Port> {
+        self.transport.borrow().open.as_ref().map(|(_, port)| *port)
+    }
+
     /// The state of its end of the link.
     pub fn link_state(&self) -> XenbusState {
         let text = self.mail.read("device/pci/0/state");
@@ -135,8 +159,10 @@ impl LinuxGuest {
     }
 
     /// Whether its kernel waits for something to do, and no op is open.
-    pub const fn is_idle(&self) -> bool {
-        matches!(&self.waiting, Some((Waiting::Idle, _)))
+    pub fn is_idle(&self) -> bool {
+        let state = self.state.borrow();
+        let nothing = state.commands.is_empty() && state.mail.is_empty();
+        nothing && matches!(&self.waiting, Some((Waiting::Idle, _)))
     }
 
     fn take_up(&mut self, progress: Progress<Blocked, Woken, ()>) {

@@ -63,6 +63,8 @@ pub struct OpRecord {
     pub latency: Duration,
     /// Not answered within 2 s.
     pub timed_out: bool,
+    /// The backend was not, or not any more, at the other end.
+    pub link_was_down: bool,
 }
 
 /// Everything about one guest.
@@ -99,9 +101,9 @@ impl GuestState {
         self.ops.iter().map(|op| op.latency).max().unwrap_or_default()
     }
 
-    /// Ops that were given up.
+    /// Ops that were given up although a backend was there.
     pub fn timeouts(&self) -> usize {
-        self.ops.iter().filter(|op| op.timed_out).count()
+        self.ops.iter().filter(|op| op.timed_out && !op.link_was_down).count()
     }
 
     /// The function with these ids, if one is there: vendor in the low half.
@@ -112,6 +114,11 @@ impl GuestState {
             .map(|(at, found)| (*at, found))
     }
 
+    /// Ops that were given up, for whatever reason.
+    pub fn given_up(&self) -> usize {
+        self.ops.iter().filter(|op| op.timed_out).count()
+    }
+
     pub(super) fn record(&mut self, op: &OpInFlight, answer: &OpAnswer, now: Instant) {
         self.ops.push(OpRecord {
             op: op.op,
@@ -120,6 +127,7 @@ impl GuestState {
             sent: op.sent,
             latency: now.since(op.sent),
             timed_out: answer.timed_out,
+            link_was_down: answer.link_was_down,
         });
     }
 

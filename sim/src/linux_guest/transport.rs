@@ -29,6 +29,14 @@ pub(super) struct OpAnswer {
     pub(super) raw: RawOp,
     pub(super) entries: Vec<RawMsixEntry>,
     pub(super) timed_out: bool,
+    pub(super) link_was_down: bool,
+}
+
+impl OpAnswer {
+    /// "pciback not responding!!!"
+    pub(super) const fn none(raw: RawOp, link_was_down: bool) -> Self {
+        Self { raw, entries: Vec::new(), timed_out: true, link_was_down }
+    }
 }
 
 /// The page and the port of the link.
@@ -67,24 +75,24 @@ impl Transport {
     ) -> Option<OpAnswer> {
         let late = now >= op.deadline;
         let Some((page, port)) = &self.open else {
-            return late.then(|| OpAnswer {
-                raw: op.op,
-                entries: Vec::new(),
-                timed_out: true,
-            });
+            return late.then(|| OpAnswer::none(op.op, true));
         };
         let _: bool = xen.take_event(domain, *port);
         if page.load(word::FLAGS) & pciif::FRONT_ACTIVE == 0 {
             let raw = pciif::load_op(page);
             let entries = pciif::load_msix(page, MAX_MSIX_ENTRIES);
-            return Some(OpAnswer { raw, entries, timed_out: false });
+            return Some(OpAnswer {
+                raw,
+                entries,
+                timed_out: false,
+                link_was_down: false,
+            });
         }
         if !late {
             return None;
         }
-        // "pciback not responding!!!"
         page.fetch_and(word::FLAGS, !pciif::FRONT_ACTIVE);
-        Some(OpAnswer { raw: op.op, entries: Vec::new(), timed_out: true })
+        Some(OpAnswer::none(op.op, !xen.is_connected(domain, *port)))
     }
 
     /// The backend has set its flag.

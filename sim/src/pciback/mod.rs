@@ -80,9 +80,10 @@ impl LinuxPciback {
         }
     }
 
-    /// How it behaves, to be changed.
-    pub const fn behaviour(&mut self) -> &mut Behaviour {
-        &mut self.behaviour
+    /// Changes how it behaves from now on. What it did not look at meanwhile, it sees now.
+    pub fn behave(&mut self, change: impl FnOnce(&mut Behaviour)) {
+        change(&mut self.behaviour);
+        self.xen.wake(DomId::DOM0);
     }
 
     /// Ops served for a frontend so far.

@@ -151,6 +151,12 @@ impl Xen {
         self.with_port(caller, port, take).unwrap_or(false)
     }
 
+    /// Whether the port leads to a port of another domain.
+    pub fn is_connected(&self, domain: DomId, port: Port) -> bool {
+        let end = self.with_port(domain, port, |channel| channel.end);
+        matches!(end, Some(End::Interdomain(..)))
+    }
+
     /// The ports a domain has open.
     pub fn open_ports(&self, domain: DomId) -> Vec<Port> {
         let state = self.state();

@@ -1,0 +1,95 @@
+//! The daemon is killed and started anew, at any moment: it takes up what was, and what was
+//! asked of it half-way is either done or undone.
+
+use std::time::Duration;
+
+use pcidom_sim::Scene;
+use pcidom_sim::linux_guest::Command;
+use pcidom_sim::scene::NVME;
+use pcidom_toolstack::verb::Reply;
+
+#[test]
+fn a_new_daemon_serves_the_leases_of_a_loan_that_it_did_not_make() {
+    let mut scene = Scene::ready(1, 1);
+    let device = scene.device(0);
+    let guest = scene.lend("guest", 0);
+    let domain = guest.borrow().domain_id();
+    scene.kill_daemon();
+    scene.world.run_for(Duration::from_secs(1));
+    // What runs needs no daemon.
+    assert!(scene.world.xen().send_message(device, 0));
+    scene.start_daemon();
+    scene.world.run_for(Duration::from_secs(1));
+    let at = guest.borrow().finds(NVME).unwrap();
+    guest.borrow().command(Command::Unload(at));
+    scene.world.run_for(Duration::from_secs(1));
+    assert_eq!(scene.world.xen().vectors_of(device), []);
+    guest.borrow().command(Command::Load(at));
+    assert!(scene.guest_uses(&guest, NVME));
+    assert!(scene.world.xen().send_message(device, 2));
+    let reply = scene.detach(domain, device, false);
+    assert!(matches!(reply, Reply::Done { .. }), "{reply:?}");
+    scene.world.run_for(Duration::from_secs(2));
+    scene.check_nothing_lent();
+}
+
+#[test]
+fn a_guest_that_dies_while_there_is_no_daemon_is_cleaned_up_by_the_next() {
+    let mut scene = Scene::ready(2, 1);
+    let device = scene.device(0);
+    let guest = scene.lend("guest", 0);
+    let domain = guest.borrow().domain_id();
+    scene.kill_daemon();
+    scene.xl.destroy_at_once(domain);
+    scene.world.run_for(Duration::from_secs(3));
+    scene.start_daemon();
+    scene.world.run_for(Duration::from_secs(10));
+    scene.check_nothing_lent();
+    scene.lend("next", 0);
+}
+
+#[test]
+fn a_daemon_may_be_killed_at_any_moment_of_an_attach() {
+    for moment in 0..60 {
+        let mut scene = Scene::ready(moment, 1);
+        let device = scene.device(0);
+        let guest = scene.guest("guest");
+        let domain = guest.borrow().domain_id();
+        scene.ask(|daemon| daemon.attach(domain, device, "pcidom"));
+        scene.world.run_for(Duration::from_micros(9_700 * moment));
+        scene.kill_daemon();
+        scene.world.run_for(Duration::from_millis(500));
+        scene.start_daemon();
+        scene.world.run_for(Duration::from_secs(40));
+        scene.check();
+        assert_eq!(guest.borrow().state().timeouts(), 0, "moment {moment}");
+        // Whatever came of it, the device can be taken back and lent.
+        let _: Reply = scene.detach(domain, device, true);
+        scene.world.run_for(Duration::from_secs(3));
+        scene.check_nothing_lent();
+        let reply = scene.attach(domain, device);
+        assert!(matches!(reply, Reply::Done { .. }), "moment {moment}: {reply:?}");
+        assert!(scene.guest_uses(&guest, NVME), "moment {moment}");
+    }
+}
+
+#[test]
+fn a_daemon_may_be_killed_at_any_moment_of_a_detach() {
+    for moment in 0..30 {
+        let mut scene = Scene::ready(moment, 1);
+        let device = scene.device(0);
+        let guest = scene.lend("guest", 0);
+        let domain = guest.borrow().domain_id();
+        scene.ask(|daemon| daemon.detach(domain, device, false, "pcidom"));
+        scene.world.run_for(Duration::from_micros(13_300 * moment));
+        scene.kill_daemon();
+        scene.world.run_for(Duration::from_millis(500));
+        scene.start_daemon();
+        scene.world.run_for(Duration::from_secs(40));
+        scene.check();
+        assert_eq!(guest.borrow().state().timeouts(), 0, "moment {moment}");
+        let _: Reply = scene.detach(domain, device, true);
+        scene.world.run_for(Duration::from_secs(3));
+        scene.check_nothing_lent();
+    }
+}
