@@ -22,8 +22,8 @@ fn assert_all_in_time(guest: &Shared<LinuxGuest>) {
     let guest = guest.borrow();
     let state = guest.state();
     assert_eq!(state.timeouts(), 0);
-    let worst = state.ops.iter().max_by_key(|op| op.latency).unwrap();
-    assert!(worst.latency <= DEADLINE, "{worst:?}");
+    let late: Vec<_> = state.ops.iter().filter(|op| op.latency > DEADLINE).collect();
+    assert!(late.is_empty(), "{late:?}");
     // Never an errno of Linux's own: its frontend takes -19 for "0, success".
     assert!(state.ops.iter().all(|op| (-5..=0).contains(&op.err)));
 }

@@ -36,7 +36,6 @@ fn a_new_daemon_serves_the_leases_of_a_loan_that_it_did_not_make() {
 #[test]
 fn a_guest_that_dies_while_there_is_no_daemon_is_cleaned_up_by_the_next() {
     let mut scene = Scene::ready(2, 1);
-    let device = scene.device(0);
     let guest = scene.lend("guest", 0);
     let domain = guest.borrow().domain_id();
     scene.kill_daemon();
