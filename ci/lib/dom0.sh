@@ -212,16 +212,9 @@ start_image() {
     pool=''
     for bdf in "$@"; do pool="$pool\"$bdf\","; done
     {
-        # xl warns about a key that is there twice.
-        [ ! -e /etc/xen/pcidom.cfg ] || grep -vE '^ *(pci|kernel) *=' /etc/xen/pcidom.cfg
-        grep -q '^ *name' /etc/xen/pcidom.cfg 2> /dev/null || cat << CFG
-name = "pcidom"
-type = "pv"
-memory = 8
-vcpus = 1
-passthrough = "enabled"
-ioports = ["2f8-2ff"]
-CFG
+        # The shipped file, with this pool, and with the serial port it offers.
+        grep -vE '^ *(pci|kernel|ioports) *=' /etc/xen/pcidom.cfg
+        echo 'ioports = [ "2f8-2ff" ]'
         echo "kernel = \"$kernel\""
         echo "pci = [${pool%,}]"
     } > /tmp/pcidom.cfg

@@ -31,75 +31,89 @@ owned_by() {
     [ "$owner" = "$2" ]
 }
 
-# rangesets DOMID: the domain's permissions, as key q shows them: one line each, like
-# `Interrupts { 24 }`.
-rangesets() {
+# take_rights: asks Xen for every domain's permissions (key q), which the functions below
+# then look at.
+RIGHTS=/tmp/xen-rights.txt
+take_rights() {
     xen_debug_keys q
+    cp "$KEYS" "$RIGHTS"
+}
+
+# rangesets DOMID: the domain's permissions, like `I/O Memory { fe400-fe403 }`, one line each.
+rangesets() {
     awk -v d="$1" '
-        /General information for domain/ { mine = ($0 ~ "domain " d ":"); ranges = 0 }
-        mine && /Rangesets belonging to domain/ { ranges = 1; next }
-        mine && ranges && /[{]/ { sub(/^\(XEN\) */, ""); print; next }
-        mine && ranges { ranges = 0 }
-    ' "$KEYS"
+        / Rangesets belonging to domain / { mine = ($0 ~ "domain " d ":"); next }
+        mine && /[{]/ { sub(/^[(]XEN[)] */, ""); print; next }
+        { mine = 0 }
+    ' "$RIGHTS"
 }
 
-# range_of DOMID NAME: what is inside the braces of one rangeset.
-range_of() { rangesets "$1" | grep "^$2 " | cut -d '{' -f 2 | cut -d '}' -f 1; }
+# rangeset DOMID NAME: its ranges, one `LOW HIGH` line each, decimal.
+rangeset() {
+    # Xen prints all but interrupts in hex.
+    [ "$2" = Interrupts ] && base='' || base=0x
+    for range in $(rangesets "$1" | grep "^$2 " | sed 's/.*{\(.*\)}.*/\1/' | tr ',' ' '); do
+        echo "$((${base}${range%-*})) $((${base}${range#*-}))"
+    done
+}
 
-# range_has DOMID NAME HEX: whether the rangeset has this value (numbers are hex, except
-# those of Interrupts, so give them the way Xen prints them).
-range_has() {
-    range_of "$1" "$2" | tr ',' '\n' | while IFS= read -r part; do
-        part=$(echo "$part" | tr -d ' ')
-        [ -n "$part" ] || continue
-        low=${part%-*}
-        high=${part#*-}
-        if [ "$2" = Interrupts ]; then
-            low=$((low)) high=$((high)) value=$(($3))
-        else
-            low=$((0x$low)) high=$((0x$high)) value=$((0x$3))
+# device_needs BDF: what the device consists of, as `LOW HIGH RANGESET` lines, decimal.
+device_needs() {
+    # Six BARs and the ROM. Of the flags, bit 9 is memory and bit 8 is ports.
+    head -n 7 "/sys/bus/pci/devices/$1/resource" | while read -r low high flags; do
+        if [ "$((flags & 0x200))" -ne 0 ]; then
+            echo "$((low >> 12)) $((high >> 12)) I/O Memory"
+        elif [ "$((flags & 0x100))" -ne 0 ]; then
+            echo "$((low)) $((high)) I/O Ports"
         fi
-        if [ "$value" -ge "$low" ] && [ "$value" -le "$high" ]; then echo yes; fi
-    done | grep -q yes
+    done
+    gsi=$(cat "/sys/bus/pci/devices/$1/irq")
+    echo "$gsi $gsi Interrupts"
 }
 
-# bar_frames BDF: the first page frame of each memory BAR, in hex, from dom0's sysfs.
-bar_frames() {
-    while read -r start end flags; do
-        # Bit 9 of the flags: memory. Only the six BARs come before the ROM.
-        if [ "$((start))" -ne 0 ] && [ "$((flags & 0x200))" -ne 0 ]; then
-            printf '%x\n' "$((start >> 12))"
-        fi
-        : "$end"
-    done << RESOURCES
-$(head -n 6 "/sys/bus/pci/devices/$1/resource")
-RESOURCES
+# rights DOMID BDF: for each part of the device, whether the domain has a right to `all`,
+# `some` or `none` of it.
+rights() {
+    take_rights
+    # A domain Xen does not list would look like one without rights.
+    rangesets "$1" | grep -q '^I/O Memory' || { echo "Xen lists no domain $1"; return 1; }
+    device_needs "$2" | while read -r low high name; do
+        held=none
+        while read -r from to; do
+            [ -n "$from" ] || continue
+            if [ "$from" -le "$low" ] && [ "$to" -ge "$high" ]; then
+                held=all
+            elif [ "$from" -le "$high" ] && [ "$to" -ge "$low" ] && [ "$held" = none ]; then
+                held=some
+            fi
+        done << RANGES
+$(rangeset "$1" "$name")
+RANGES
+        printf '%s: %s %x-%x\n' "$held" "$name" "$low" "$high"
+    done
 }
 
-# bar_ports BDF: the first port of each I/O BAR, in hex.
-bar_ports() {
-    while read -r start end flags; do
-        if [ "$((start))" -ne 0 ] && [ "$((flags & 0x100))" -ne 0 ]; then
-            printf '%x\n' "$((start))"
-        fi
-        : "$end"
-    done << RESOURCES
-$(head -n 6 "/sys/bus/pci/devices/$1/resource")
-RESOURCES
-}
-
-# has_rights DOMID BDF: the domain may use one of the device's BARs or its interrupt line.
+# has_rights DOMID BDF: the domain may use all of the device.
 has_rights() {
-    found=1
-    for frame in $(bar_frames "$2"); do
-        if range_has "$1" 'I/O Memory' "$frame"; then echo "memory $frame"; found=0; fi
-    done
-    for port in $(bar_ports "$2"); do
-        if range_has "$1" 'I/O Ports' "$port"; then echo "port $port"; found=0; fi
-    done
-    gsi=$(cat "/sys/bus/pci/devices/$2/irq")
-    if range_has "$1" Interrupts "$gsi"; then echo "interrupt $gsi"; found=0; fi
-    return "$found"
+    rights "$1" "$2" > /tmp/rights.out || { cat /tmp/rights.out; return 1; }
+    cat /tmp/rights.out
+    not grep -v '^all: ' /tmp/rights.out
+}
+
+# has_no_rights DOMID BDF: the domain may use no part of the device.
+has_no_rights() {
+    rights "$1" "$2" > /tmp/rights.out || { cat /tmp/rights.out; return 1; }
+    cat /tmp/rights.out
+    grep -q '^none: ' /tmp/rights.out && not grep -v '^none: ' /tmp/rights.out
+}
+
+# only_serial_port DOMID: of all there is, the domain may use COM2 and nothing else.
+only_serial_port() {
+    take_rights
+    rangesets "$1"
+    [ -z "$(rangeset "$1" 'I/O Memory')$(rangeset "$1" Interrupts)" ] &&
+        [ "$(rangeset "$1" 'I/O Ports')" = "$((0x2f8)) $((0x2ff))" ] &&
+        rangesets "$1" | grep -q '^I/O Memory'
 }
 
 # pirqs_of DOMID: the interrupts that key i shows as bound by the domain.

@@ -18,7 +18,8 @@ pub(crate) fn build(workspace: &Workspace) -> Result<()> {
     let dist = workspace.dist();
     fs::create_dir_all(&dist)
         .with_context(|| format!("cannot create {}", dist.display()))?;
-    build_image(workspace, None, &dist.join("pcidom"))?;
+    let image = dist.join("pcidom");
+    build_image(workspace, None, &image)?;
     progress::say("building pcidomctl");
     process::run(&mut workspace.cargo(&["build", "--release", "-p", "pcidomctl"]))?;
     let tool = dist.join("pcidomctl");
@@ -30,6 +31,13 @@ pub(crate) fn build(workspace: &Workspace) -> Result<()> {
             fs::copy(file.path(), dist.join(file.file_name()))?;
         }
     }
+    // Last, so that an image that grew too large can still be looked at.
+    let size = fs::metadata(&image)?.len();
+    ensure!(
+        size <= IMAGE_LIMIT,
+        "{} is {size} bytes, the limit is {IMAGE_LIMIT}",
+        image.display()
+    );
     Ok(())
 }
 
@@ -50,21 +58,15 @@ fn build_image(workspace: &Workspace, feature: Option<&str>, to: &Path) -> Resul
     }
     process::run(&mut cargo)?;
     strip(&workspace.release().join("pcidom"), to)?;
-    let size = report(to)?;
-    ensure!(
-        size <= IMAGE_LIMIT,
-        "{} is {size} bytes, the limit is {IMAGE_LIMIT}",
-        to.display()
-    );
-    Ok(())
+    report(to)
 }
 
 fn strip(from: &Path, to: &Path) -> Result<()> {
     process::run(Command::new("strip").arg("-o").arg(to).arg(from))
 }
 
-fn report(file: &Path) -> Result<u64> {
+fn report(file: &Path) -> Result<()> {
     let size = fs::metadata(file)?.len();
     progress::say(format_args!("{}: {} KiB", file.display(), size.div_ceil(1024)));
-    Ok(size)
+    Ok(())
 }

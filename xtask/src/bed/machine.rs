@@ -4,7 +4,7 @@ use super::disk;
 use super::recipe::Base;
 use super::scenario::{DeviceKind, Scenario};
 use anyhow::{Context, Result};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -113,12 +113,19 @@ impl Machine {
     /// Starts it, with the console as something to read from.
     pub(crate) fn start(mut command: Command) -> Result<(Self, impl Read + use<>)> {
         let mut child = command
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .context("cannot start QEMU")?;
         let console = child.stdout.take().context("QEMU has no console")?;
         Ok((Self { child }, console))
+    }
+
+    /// Types into the first serial port.
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        let keyboard = self.child.stdin.as_mut().context("QEMU has no input")?;
+        keyboard.write_all(bytes)?;
+        Ok(keyboard.flush()?)
     }
 }
 
