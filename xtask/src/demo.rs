@@ -21,12 +21,9 @@ pub(crate) fn run(workspace: &Workspace, suite: &str) -> Result<bool> {
     dist::build(workspace)?;
     let bed = Bed::build(workspace, suite)?;
     let run = bed.run(&scenario, &Options { verbose: false, image: None })?;
-    let console = run.folder.join("files/console");
-    progress::heading("pcidom's serial port");
-    show(&run.folder.join("com2.log"));
-    progress::heading("pcidom's console");
-    show(&console.join("guest-pcidom.log"));
-    let guest = read(&console.join("guest-g1.log"));
+    progress::heading("pcidom's serial log");
+    print!("{}", read(&run.folder.join("com2.log")));
+    let guest = read(&run.folder.join("files/console/guest-g1.log"));
     for (name, heading) in GUEST_BLOCKS {
         progress::heading(heading);
         block(&guest, name).for_each(|line| println!("{line}"));
@@ -41,10 +38,6 @@ fn read(path: &Path) -> String {
         Ok(bytes) => String::from_utf8_lossy(&bytes).replace('\r', ""),
         Err(error) => format!("(no {}: {error})\n", path.display()),
     }
-}
-
-fn show(path: &Path) {
-    print!("{}", read(path));
 }
 
 /// The lines between `@@BEGIN name` and `@@END name`, of all such blocks.
