@@ -10,7 +10,8 @@
 //! * [`platform`]: one domain as the event loop sees it, and [`pcidom`]: the event loop.
 //! * [`daemon`]: `pcidomctl daemon`, its core on the simulated dom0.
 //! * [`pciback`]: dom0's Linux xen-pciback, [`xl`]: dom0's libxl.
-//! * [`linux_guest`]: a Linux guest with xen-pcifront and an NVMe-like driver.
+//! * [`linux_guest`]: a Linux guest with xen-pcifront and an NVMe-like driver;
+//!   [`own_front`]: a guest with our own.
 //! * [`scene`]: a host with all of them, for tests to start from.
 //! * [`world`]: the scheduler, and [`trace`]: what a failed run shows.
 #![forbid(unsafe_code)]
@@ -18,6 +19,7 @@
 pub mod agenda;
 pub mod daemon;
 pub mod linux_guest;
+pub mod own_front;
 pub mod page;
 pub mod pciback;
 pub mod pcidom;

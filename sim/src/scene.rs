@@ -71,15 +71,21 @@ impl Scene {
     /// dom0 with `count` NVMe controllers, all in the pool of a pcidom that has just been
     /// created. Nobody has run yet.
     pub fn new(seed: u64, count: u32) -> Self {
-        let mut world = World::new(seed);
-        let devices: Vec<Sbdf> = (0..count)
-            .filter_map(|n| {
+        Self::with(seed, |world| {
+            let devices = (0..count).filter_map(|n| {
                 let bus = u8::try_from(n + 1).ok()?;
                 let at = Sbdf::new(0, bus, 0, 0)?;
                 let gsi = u8::try_from(FIRST_GSI + n % 8).ok()?;
                 Some(world.xen().add_device(nvme(at, n, gsi), Some(Pirq(gsi.into()))))
-            })
-            .collect();
+            });
+            devices.collect()
+        })
+    }
+
+    /// The same with devices of the caller's making.
+    pub fn with(seed: u64, devices: impl FnOnce(&World) -> Vec<Sbdf>) -> Self {
+        let mut world = World::new(seed);
+        let devices = devices(&world);
         let pciback = LinuxPciback::new(world.xen(), world.store());
         let pciback = world.add(pciback);
         let xl = Xl::new(&world);
@@ -93,19 +99,27 @@ impl Scene {
         Self { world, xl, pciback, daemon: None, pcidom, pcidom_id, devices }
     }
 
-    /// The same with the daemon started, run until pcidom serves.
+    /// [`Scene::new`] with the daemon started, run until pcidom serves.
     ///
     /// # Panics
     /// If it doesn't.
     pub fn ready(seed: u64, count: u32) -> Self {
         let mut scene = Self::new(seed, count);
-        scene.start_daemon();
-        let path = format!("/local/domain/{}/data/pcidom/state", scene.pcidom_id);
-        let dom0 = scene.world.store().connect(DomId::DOM0);
-        let ready = |_: &World| dom0.read(&path).as_deref() == Ok(pcidom_loan::READY);
-        assert!(scene.world.run_until(PATIENCE, ready), "pcidom serves");
-        scene.world.run_for(Duration::from_secs(1));
+        scene.serve();
         scene
+    }
+
+    /// Starts the daemon, and runs until pcidom serves.
+    ///
+    /// # Panics
+    /// If it doesn't.
+    pub fn serve(&mut self) {
+        self.start_daemon();
+        let path = format!("/local/domain/{}/data/pcidom/state", self.pcidom_id);
+        let dom0 = self.world.store().connect(DomId::DOM0);
+        let ready = |_: &World| dom0.read(&path).as_deref() == Ok(pcidom_loan::READY);
+        assert!(self.world.run_until(PATIENCE, ready), "pcidom serves");
+        self.world.run_for(Duration::from_secs(1));
     }
 
     /// Starts the daemon.

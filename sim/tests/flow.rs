@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use pcidom_pci::fake::{FakeBackend, FakeFunction};
 use pcidom_sim::Scene;
-use pcidom_sim::linux_guest::{Command, Interrupts};
+use pcidom_sim::linux_guest::{Command, Interrupts, LinuxGuest};
 use pcidom_sim::scene::{NVME, QUEUES};
+use pcidom_sim::xen::domains::DomainConfig;
 use pcidom_sim::xen::record::Deed;
 use pcidom_toolstack::verb::Reply;
-use pcidom_xenbus::XenbusState;
+use pcidom_xenbus::{Pirq, XenbusState};
 
 #[test]
 fn a_linux_guest_drives_an_nvme_through_pcidom_with_msix() {
@@ -59,5 +61,63 @@ fn a_linux_guest_drives_an_nvme_through_pcidom_with_msix() {
     scene.world.run_for(Duration::from_secs(5));
     assert!(guest.borrow().state().by_ids(NVME).is_none());
     assert_eq!(guest.borrow().link_state(), XenbusState::Unknown);
+    scene.check_nothing_lent();
+}
+
+#[test]
+fn a_guest_that_boots_after_the_attach_finds_its_device() {
+    let mut scene = Scene::ready(2, 1);
+    let device = scene.device(0);
+    let domain = scene.xl.create("guest", DomainConfig::default());
+    let reply = scene.attach(domain, device);
+    assert!(matches!(reply, Reply::Done { .. }), "{reply:?}");
+    scene.world.run_for(Duration::from_secs(10));
+    let (xen, store) = (scene.world.xen().clone(), scene.world.store().clone());
+    let guest = scene.world.add(LinuxGuest::boot(&xen, &store, domain, QUEUES));
+    assert!(scene.guest_uses(&guest, NVME));
+    assert!(xen.send_message(device, 0));
+    scene.check();
+}
+
+#[test]
+fn a_dead_guests_page_is_let_go_after_the_reset_and_not_before() {
+    let mut scene = Scene::ready(3, 1);
+    let guest = scene.lend("guest", 0);
+    let (xen, domain) = (scene.world.xen().clone(), guest.borrow().domain_id());
+    let before = xen.records().len();
+    scene.xl.destroy_at_once(domain);
+    scene.world.run_for(Duration::from_secs(5));
+    let records = xen.records();
+    let place = |wanted: &dyn Fn(&Deed) -> bool| {
+        let found = records.iter().skip(before).find(|record| wanted(&record.deed));
+        found.map(|record| record.number).unwrap()
+    };
+    let unmapped = place(&|deed| matches!(deed, Deed::Unmap { .. }));
+    let deassigned = place(&|deed| matches!(deed, Deed::Deassign { .. }));
+    let reset = place(&|deed| matches!(deed, Deed::Reset { .. }));
+    let gone = place(&|deed| *deed == Deed::Gone(domain));
+    assert!(unmapped < deassigned && deassigned < reset && reset < gone);
+    scene.check_nothing_lent();
+}
+
+#[test]
+fn a_device_without_flr_is_lent_and_comes_back_quiet() {
+    let mut scene = Scene::with(4, |world| {
+        let at = "0000:02:00.0".parse().unwrap();
+        let mut function = FakeFunction::e1000e_like();
+        function.set_bytes(0x3c, &[17]);
+        vec![world.xen().add_device(FakeBackend::new(at, function), Some(Pirq(17)))]
+    });
+    scene.serve();
+    let device = scene.device(0);
+    let guest = scene.guest("guest");
+    let domain = guest.borrow().domain_id();
+    let reply = scene.attach(domain, device);
+    assert!(matches!(reply, Reply::Done { .. }), "{reply:?}");
+    assert!(scene.guest_uses(&guest, 0x10d3_8086));
+    assert!(scene.world.xen().send_message(device, 2));
+    let reply = scene.detach(domain, device, false);
+    assert!(matches!(reply, Reply::Done { .. }), "{reply:?}");
+    scene.world.run_for(Duration::from_secs(5));
     scene.check_nothing_lent();
 }

@@ -157,6 +157,14 @@ impl Xen {
         matches!(end, Some(End::Interdomain(..)))
     }
 
+    /// The port at the other end of a connected one.
+    pub fn peer_port(&self, domain: DomId, port: Port) -> Option<Port> {
+        match self.with_port(domain, port, |channel| channel.end) {
+            Some(End::Interdomain(_, peer)) => Some(peer),
+            _ => None,
+        }
+    }
+
     /// The ports a domain has open.
     pub fn open_ports(&self, domain: DomId) -> Vec<Port> {
         let state = self.state();
