@@ -7,7 +7,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::access::{CONVENTIONAL_SPACE, EXTENDED_SPACE};
+use crate::access::{CONVENTIONAL_SPACE, EXTENDED_SPACE, Register};
 use crate::address::Sbdf;
 use crate::regs::{command, header, msi, msix};
 
@@ -57,6 +57,19 @@ pub struct Function {
     pub af: Option<Af>,
     /// Bytes of config space that can be reached: 256 or 4096.
     pub space: u16,
+    /// More registers that can't change, and what they hold.
+    pub constants: Vec<Constant>,
+}
+
+/// A register that is read-only by its specification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Constant {
+    /// Name for people.
+    pub name: &'static str,
+    /// Where it is.
+    pub register: Register,
+    /// What was read there.
+    pub value: u32,
 }
 
 /// Subsystem IDs of an endpoint.
@@ -142,6 +155,8 @@ pub struct Pm {
     pub offset: u16,
     /// D3hot to D0 does not reset the function.
     pub no_soft_reset: bool,
+    /// Power Management Capabilities: read-only.
+    pub capabilities: u16,
 }
 
 /// Message Signaled Interrupts.
@@ -155,6 +170,8 @@ pub struct Msi {
     pub maskable: bool,
     /// Vectors it can ask for, 1 to 32.
     pub vectors: u8,
+    /// The read-only bits of Message Control, and those that are reserved.
+    pub control_bits: u16,
 }
 
 impl Msi {

@@ -33,18 +33,24 @@ pub mod header {
     pub const ENDPOINT_BARS: u8 = 6;
     /// Base Address Registers of a bridge.
     pub const BRIDGE_BARS: u8 = 2;
+    /// Cardbus CIS Pointer, 32 bits, read-only; endpoints only.
+    pub const CIS: u16 = 0x28;
     /// Subsystem Vendor ID and Subsystem ID, 16 bits each; endpoints only.
     pub const SUBSYSTEM: u16 = 0x2c;
     /// Expansion ROM Base Address of an endpoint, 32 bits.
     pub const ROM: u16 = 0x30;
     /// Capabilities Pointer, 8 bits.
     pub const CAPABILITIES: u16 = 0x34;
+    /// Reserved on an endpoint, 32 bits (PCI figure 6-1).
+    pub const RESERVED: u16 = 0x38;
     /// Expansion ROM Base Address of a bridge, 32 bits.
     pub const BRIDGE_ROM: u16 = 0x38;
     /// Interrupt Line, 8 bits. dom0's backend shows its own number for the line.
     pub const INTERRUPT_LINE: u16 = 0x3c;
     /// Interrupt Pin, 8 bits: 0 none, 1 to 4 INTA to INTD.
     pub const INTERRUPT_PIN: u16 = 0x3d;
+    /// Min_Gnt and Max_Lat of an endpoint, 8 bits each, read-only.
+    pub const MIN_GRANT: u16 = 0x3e;
     /// The first byte after the header, where capabilities may start (PCI 6.7).
     pub const END: u16 = 0x40;
 
@@ -151,6 +157,10 @@ pub mod msi {
     pub const ADDRESS_64: u16 = 1 << 7;
     /// Message Control: Per-Vector Masking Capable.
     pub const MASKABLE: u16 = 1 << 8;
+    /// Message Control: Extended Message Data Enable (PCIe 7.7.1.2).
+    pub const EXTENDED_DATA_ENABLE: u16 = 1 << 10;
+    /// The bits of Message Control that can be written.
+    pub const WRITABLE: u16 = ENABLE | MULTIPLE_ENABLE | EXTENDED_DATA_ENABLE;
 }
 
 /// MSI-X (PCI 6.8.2, PCIe 7.7.2).
@@ -195,12 +205,22 @@ pub mod pcie {
     pub const DEVICE_STATUS: u16 = 10;
     /// Device Status: Transactions Pending.
     pub const TRANSACTIONS_PENDING: u16 = 1 << 5;
+    /// Link Capabilities, 32 bits (PCIe 7.5.3.6).
+    pub const LINK_CAPABILITIES: u16 = 0x0c;
+    /// Device Capabilities 2, 32 bits (PCIe 7.5.3.15).
+    pub const DEVICE_CAPABILITIES_2: u16 = 0x24;
+    /// Link Capabilities 2, 32 bits (PCIe 7.5.3.18).
+    pub const LINK_CAPABILITIES_2: u16 = 0x2c;
+    /// Device/Port Type: an endpoint in the root complex, which may have no link.
+    pub const TYPE_INTEGRATED: u8 = 9;
     /// Bytes of the whole capability, version 2.
     pub const LENGTH: u16 = 0x3c;
 }
 
 /// Advanced Features (AF 3).
 pub mod af {
+    /// Length, 8 bits.
+    pub const LENGTH_FIELD: u16 = 2;
     /// AF Capabilities, 8 bits.
     pub const CAPABILITIES: u16 = 3;
     /// AF Capabilities: Transactions Pending is there.

@@ -6,10 +6,12 @@
 
 use alloc::vec::Vec;
 
-use crate::access::{AccessError, CONVENTIONAL_SPACE, Config, EXTENDED_SPACE};
+use crate::access::{
+    AccessError, CONVENTIONAL_SPACE, Config, EXTENDED_SPACE, Register, Width,
+};
 use crate::function::{
-    Af, Bar, BarKind, BarRegister, Capability, ExtendedCapability, Function, Msi, Msix,
-    Pcie, Pm, Rom, Subsystem,
+    Af, Bar, BarKind, BarRegister, Capability, Constant, ExtendedCapability, Function,
+    Msi, Msix, Pcie, Pm, Rom, Subsystem,
 };
 use crate::regs::{af, bar, capability, extended, header, msi, msix, pcie, pm, status};
 
@@ -97,7 +99,11 @@ pub async fn scan(config: &Config) -> Result<Function, ScanError> {
         pcie: None,
         af: None,
         space: CONVENTIONAL_SPACE,
+        constants: Vec::new(),
     };
+    if endpoint {
+        header_constants(config, &mut function).await?;
+    }
     if config.read16(header::STATUS).await? & status::CAPABILITIES != 0 {
         walk_capabilities(config, &mut function).await?;
     }
@@ -111,6 +117,49 @@ pub async fn scan(config: &Config) -> Result<Function, ScanError> {
 const fn halves(word: u32) -> (u16, u16) {
     let [a, b, c, d] = word.to_le_bytes();
     (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]))
+}
+
+/// Records a register that can't change.
+fn record(
+    function: &mut Function,
+    name: &'static str,
+    offset: u16,
+    width: Width,
+    value: u32,
+) {
+    if let Some(register) = Register::new(offset, width) {
+        function.constants.push(Constant { name, register, value });
+    }
+}
+
+/// Reads and records double words that can't change.
+async fn record_all(
+    config: &Config,
+    function: &mut Function,
+    registers: &[(&'static str, u16)],
+) -> Result<(), AccessError> {
+    for (name, offset) in registers {
+        let value = config.read32(*offset).await?;
+        record(function, name, *offset, Width::Dword, value);
+    }
+    Ok(())
+}
+
+/// What is read-only in the header of an endpoint and nowhere else in [`Function`].
+async fn header_constants(
+    config: &Config,
+    function: &mut Function,
+) -> Result<(), AccessError> {
+    let dwords = [("CIS", header::CIS), ("reserved", header::RESERVED)];
+    record_all(config, function, &dwords).await?;
+    let grant = config.read16(header::MIN_GRANT).await?;
+    record(function, "grant and latency", header::MIN_GRANT, Width::Word, grant.into());
+    // Behind the Capabilities Pointer, which has a rule of its own.
+    let [_, byte, word @ ..] = config.read32(header::CAPABILITIES).await?.to_le_bytes();
+    let word = u16::from_le_bytes(word);
+    record(function, "reserved", header::CAPABILITIES + 1, Width::Byte, byte.into());
+    record(function, "reserved", header::CAPABILITIES + 2, Width::Word, word.into());
+    Ok(())
 }
 
 /// Writes `ones`, reads the size mask, and writes the recorded value back.
@@ -201,11 +250,13 @@ async fn walk_capabilities(
             function.list_cut_at = Some(offset);
             return Ok(());
         }
-        let [id, next] = config.read16(offset).await?.to_le_bytes();
+        let start = config.read16(offset).await?;
+        let [id, next] = start.to_le_bytes();
         if id == 0xff {
             function.list_cut_at = Some(offset);
             return Ok(());
         }
+        record(function, "capability header", offset, Width::Word, start.into());
         function.capabilities.push(Capability { id, offset });
         parse_capability(config, function, id, offset).await?;
         pointer = next;
@@ -229,7 +280,8 @@ async fn parse_capability(
         capability::PM if function.pm.is_none() && fits(pm::LENGTH) => {
             let control = config.read16(offset + pm::CONTROL).await?;
             let no_soft_reset = control & pm::NO_SOFT_RESET != 0;
-            function.pm = Some(Pm { offset, no_soft_reset });
+            let capabilities = config.read16(offset + pm::CAPABILITIES).await?;
+            function.pm = Some(Pm { offset, no_soft_reset, capabilities });
         }
         capability::MSI if function.msi.is_none() && fits(msi::CONTROL + 2) => {
             let control = config.read16(offset + msi::CONTROL).await?;
@@ -239,6 +291,7 @@ async fn parse_capability(
                 maskable: control & msi::MASKABLE != 0,
                 // 6 and 7 are reserved; 5 (32 vectors) is the most there is.
                 vectors: 1 << ((control & msi::MULTIPLE_CAPABLE) >> 1).min(5),
+                control_bits: control & !msi::WRITABLE,
             };
             function.msi = fits(found.length()).then_some(found);
         }
@@ -259,16 +312,33 @@ async fn parse_capability(
         }
         capability::PCIE if function.pcie.is_none() && fits(pcie::DEVICE_STATUS + 2) => {
             let [flags, _] = config.read16(offset + pcie::FLAGS).await?.to_le_bytes();
-            let abilities = config.read32(offset + pcie::DEVICE_CAPABILITIES).await?;
-            function.pcie = Some(Pcie {
-                offset,
-                version: flags & 0xf,
-                port_type: flags >> 4,
-                flr: abilities & pcie::FLR_CAPABLE != 0,
-            });
+            let at = offset + pcie::DEVICE_CAPABILITIES;
+            let abilities = config.read32(at).await?;
+            record(function, "device capabilities", at, Width::Dword, abilities);
+            let (version, port_type) = (flags & 0xf, flags >> 4);
+            let flr = abilities & pcie::FLR_CAPABLE != 0;
+            function.pcie = Some(Pcie { offset, version, port_type, flr });
+            let link = ("link capabilities", offset + pcie::LINK_CAPABILITIES);
+            let second = [
+                ("device capabilities 2", offset + pcie::DEVICE_CAPABILITIES_2),
+                ("link capabilities 2", offset + pcie::LINK_CAPABILITIES_2),
+            ];
+            // Version 2 has all registers; before, those of a link could be left out.
+            let all = version >= 2 && fits(pcie::LENGTH);
+            if all
+                || port_type != pcie::TYPE_INTEGRATED && fits(pcie::LINK_CAPABILITIES + 4)
+            {
+                record_all(config, function, &[link]).await?;
+            }
+            if all {
+                record_all(config, function, &second).await?;
+            }
         }
         capability::AF if function.af.is_none() && fits(af::LENGTH) => {
-            let abilities = config.read8(offset + af::CAPABILITIES).await?;
+            let word = config.read16(offset + af::LENGTH_FIELD).await?;
+            let at = offset + af::LENGTH_FIELD;
+            record(function, "AF capabilities", at, Width::Word, word.into());
+            let [_, abilities] = word.to_le_bytes();
             let flr = abilities & af::HAS_FLR != 0;
             let pending = abilities & af::HAS_PENDING != 0;
             function.af = Some(Af { offset, flr, pending });
@@ -294,6 +364,7 @@ async fn walk_extended(
     };
     function.space = EXTENDED_SPACE;
     for _ in 0..MAX_EXTENDED_CAPABILITIES {
+        record(function, "extended header", offset, Width::Dword, word);
         if word == 0 {
             return Ok(());
         }

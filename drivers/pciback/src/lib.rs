@@ -30,5 +30,5 @@ pub use counters::Counters;
 pub use interrupt::{Kind, LeaseError, Leases, Mode, Trouble};
 pub use link::Link;
 pub use policy::VirtualFunction;
-pub use serve::{FunctionStatus, Server};
+pub use serve::{Finished, FunctionStatus, Server};
 pub use vbus::VirtualBus;

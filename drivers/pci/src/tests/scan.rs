@@ -46,7 +46,8 @@ fn the_nvme_is_found_as_it_is() {
     assert_eq!(function.msix_table(), Some(0xfe40_2000));
     let pcie = Pcie { offset: 0x80, version: 2, port_type: 0, flr: true };
     assert_eq!(function.pcie, Some(pcie));
-    assert_eq!(function.pm, Some(Pm { offset: 0x60, no_soft_reset: true }));
+    let pm = Pm { offset: 0x60, no_soft_reset: true, capabilities: 0x0003 };
+    assert_eq!(function.pm, Some(pm));
     assert_eq!((function.msi, function.af, function.list_cut_at), (None, None, None));
     assert_eq!(function.space, 4096);
     assert_eq!(
@@ -72,7 +73,13 @@ fn the_nic_has_every_kind_of_bar() {
     let register = BarRegister { offset: 0x30, value: 0xfe60_0000 };
     let rom = Rom { register, address: 0xfe60_0000, size: 0x4_0000 };
     assert_eq!(function.rom, Some(rom));
-    let msi = Msi { offset: 0xd0, is_64bit: true, maskable: false, vectors: 1 };
+    let msi = Msi {
+        offset: 0xd0,
+        is_64bit: true,
+        maskable: false,
+        vectors: 1,
+        control_bits: 0x80,
+    };
     assert_eq!((function.msi, msi.length()), (Some(msi), 14));
     assert_eq!(function.msix_table(), Some(0xfe68_0000));
     assert_eq!(function.decode(), 0b11);

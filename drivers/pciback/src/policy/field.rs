@@ -31,8 +31,8 @@ pub enum ReadRule {
     Command,
     /// The recorded address or, after a sizing write, the size mask of this address register.
     Address(usize),
-    /// MSI control: ENABLE as we set it, one vector, the rest from the hardware.
-    MsiControl,
+    /// MSI control: ENABLE as we set it, one vector, and these constant bits.
+    MsiControl(u16),
     /// MSI-X control: ENABLE as we set it, nothing masked, and these constant bits.
     MsixControl(u16),
     /// Header type: multifunction as the guest's virtual bus has it.

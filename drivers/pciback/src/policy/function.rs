@@ -176,10 +176,9 @@ impl VirtualFunction {
             ReadRule::Address(number) => {
                 View::local(self.addresses.get(number).map_or(0, AddressRegister::read))
             }
-            ReadRule::MsiControl => View {
-                keep: (!(msi::ENABLE | msi::MULTIPLE_ENABLE)).into(),
-                set: enabled(Kind::Msi, msi::ENABLE),
-            },
+            ReadRule::MsiControl(bits) => {
+                View::local(u32::from(bits) | enabled(Kind::Msi, msi::ENABLE))
+            }
             ReadRule::MsixControl(size) => {
                 View::local(u32::from(size) | enabled(Kind::Msix, msix::ENABLE))
             }

@@ -69,6 +69,11 @@ pub(crate) fn build(function: &Function) -> (Vec<Field>, Vec<AddressRegister>) {
             rows.named("VPD data", found.offset.saturating_add(4), Width::Dword);
         }
     }
+    // Last: what has a row already keeps it.
+    for found in &function.constants {
+        let (at, width) = (found.register.offset(), found.register.width());
+        rows.constant(found.name, at, width, found.value);
+    }
     (rows.0, addresses)
 }
 
@@ -152,14 +157,8 @@ fn address_rows(
 
 fn power_rows(power: &Pm, rows: &mut Rows) {
     let at = |offset: u16| power.offset.saturating_add(offset);
-    let shown = ReadRule::Masked(!PME_SUPPORT);
-    rows.add(
-        "power capabilities",
-        at(pm::CAPABILITIES),
-        Width::Word,
-        shown,
-        WriteRule::Drop,
-    );
+    let shown = u32::from(power.capabilities) & !PME_SUPPORT;
+    rows.constant("power capabilities", at(pm::CAPABILITIES), Width::Word, shown);
     let shown = ReadRule::Masked(!POWER_AND_PME);
     rows.add("power state", at(pm::CONTROL), Width::Word, shown, WriteRule::PowerState);
     rows.named("power data", at(pm::CONTROL + 2), Width::Word);
@@ -169,7 +168,7 @@ fn power_rows(power: &Pm, rows: &mut Rows) {
 /// where its vectors live; none of that is a guest's business.
 fn msi_rows(found: &Msi, rows: &mut Rows) {
     const DWORD: u16 = 4;
-    let control = (ReadRule::MsiControl, WriteRule::Drop);
+    let control = (ReadRule::MsiControl(found.control_bits), WriteRule::Drop);
     rows.add("MSI control", found.control(), Width::Word, control.0, control.1);
     let mut next = found.offset.saturating_add(msi::CONTROL + 2);
     let mut hidden = |name| {

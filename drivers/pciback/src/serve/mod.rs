@@ -20,6 +20,7 @@
 //! tell an answer to the old one; hence [`DEADLINE`], and the comparison before a result
 //! is written.
 
+mod finished;
 mod no_page;
 mod status;
 
@@ -41,6 +42,7 @@ use crate::policy::VirtualFunction;
 use crate::procedure::{self, Outcome};
 use crate::request::{Copied, Operation};
 
+pub use finished::Finished;
 use no_page::NoPage;
 pub use status::FunctionStatus;
 
@@ -74,7 +76,13 @@ struct Ticket {
     copied: Copied,
     operation: Operation,
     target: VirtualBdf,
-    deadline: Instant,
+    since: Instant,
+}
+
+impl Ticket {
+    fn deadline(&self) -> Instant {
+        self.since.after(DEADLINE)
+    }
 }
 
 /// Why a procedure runs, if no guest waits for it.
@@ -110,6 +118,8 @@ pub struct Server {
     waiting: Option<Ticket>,
     jobs: VecDeque<(SharedFunction, Purpose)>,
     counters: Counters,
+    /// Answered since somebody asked: [`Server::finished`].
+    finished: Vec<Finished>,
 }
 
 impl Server {
@@ -187,7 +197,7 @@ impl Server {
 
     /// When [`Server::on_time`] is to be called, if a guest waits.
     pub fn deadline(&self) -> Option<Instant> {
-        self.ticket().map(|ticket| ticket.deadline)
+        self.ticket().map(Ticket::deadline)
     }
 
     /// An event came from the guest, or the page is to be looked at again.
@@ -245,10 +255,10 @@ impl Server {
             }
             _ => self.waiting.take(),
         };
-        if let Some(Ticket { copied, .. }) = late {
+        if let Some(Ticket { copied, since, .. }) = late {
             self.counters.late = self.counters.late.saturating_add(1);
             let result = Delivery::failed(&copied, OpError::OpFailed);
-            let told = self.deliver(&copied, &result, page, out);
+            let told = self.deliver(&copied, since, &result, page, out);
             self.look_again(page, told, now, out);
         }
     }
@@ -313,12 +323,11 @@ impl Server {
         match request {
             Err(error) => {
                 let result = Delivery::failed(&copied, error);
-                self.deliver(&copied, &result, Some(page), out);
+                self.deliver(&copied, now, &result, Some(page), out);
             }
             Ok(request) => {
-                let deadline = now.after(DEADLINE);
                 let (operation, target) = (request.operation, request.target);
-                self.waiting = Some(Ticket { copied, operation, target, deadline });
+                self.waiting = Some(Ticket { copied, operation, target, since: now });
                 self.start_waiting(Some(page), out);
             }
         }
@@ -334,7 +343,7 @@ impl Server {
         // It may have been withdrawn while the request waited.
         let Some(function) = self.find(ticket.target).cloned() else {
             let result = Delivery::failed(&ticket.copied, OpError::DevNotFound);
-            self.deliver(&ticket.copied, &result, page, out);
+            self.deliver(&ticket.copied, ticket.since, &result, page, out);
             return;
         };
         let caller = Caller::default();
@@ -428,9 +437,9 @@ impl Server {
         if purpose == Purpose::Withdraw {
             out.push(Action::Withdrawn(function.sbdf()));
         }
-        let Some(Ticket { copied, .. }) = ticket else { return };
+        let Some(Ticket { copied, since, .. }) = ticket else { return };
         let result = Delivery::of(&copied, &outcome);
-        let told = self.deliver(&copied, &result, page, out);
+        let told = self.deliver(&copied, since, &result, page, out);
         if !told && matches!(outcome, Outcome::Enabled(..)) {
             // The guest doesn't know these vectors, so it must not have them.
             self.jobs.push_front((function, Purpose::Disable));
@@ -440,11 +449,13 @@ impl Server {
     fn deliver(
         &mut self,
         copied: &Copied,
+        since: Instant,
         result: &Delivery,
         page: Option<&impl SharedPage>,
         out: &mut Vec<Action>,
     ) -> bool {
         let told = page.is_some_and(|page| result.write(copied, page));
+        self.finish(Finished { raw: copied.raw, err: result.err, since, told });
         if told {
             self.counters.answered(result.err);
             out.push(Action::Notify);
