@@ -1,0 +1,57 @@
+//! A stopwatch for the bed, linked statically so that it runs in dom0 and in guests.
+//!
+//! It measures in one process what a shell could only measure together with the start of
+//! programs. Each result is a line `@@BENCH METRIC NUMBER`; times are nanoseconds.
+#![forbid(unsafe_code)]
+
+mod config;
+mod drive;
+mod reaction;
+mod series;
+mod wakes;
+
+use std::env;
+use std::process::ExitCode;
+
+/// Anything that went wrong, with what it was.
+type Failure = Box<dyn std::error::Error>;
+
+const USAGE: &str = "\
+bed-probe config FILE ROUNDS            latency of each kind of access to a config space
+bed-probe drive DEVICE SECONDS THREADS  4 KiB random reads, past the page cache
+bed-probe until FILE TEXT SECONDS COMMAND...
+                                        from the start of COMMAND until FILE has new TEXT
+bed-probe present PATH SECONDS          waits until something is in the folder PATH
+bed-probe wakes TRACE DOMID             how often xentrace saw the domain wake";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match run(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bed-probe: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(words: &[&str]) -> Result<(), Failure> {
+    match words {
+        ["config", file, rounds] => config::measure(file, rounds.parse()?),
+        ["drive", device, seconds, threads] => {
+            drive::measure(device, seconds.parse()?, threads.parse()?)
+        }
+        ["until", file, text, seconds, command @ ..] => {
+            reaction::until(file, text, seconds.parse()?, command)
+        }
+        ["present", folder, seconds] => reaction::present(folder, seconds.parse()?),
+        ["wakes", trace, domain] => wakes::count(trace, domain.parse()?),
+        _ => Err(USAGE.into()),
+    }
+}
+
+/// Prints one result.
+fn result(metric: &str, value: impl std::fmt::Display) {
+    println!("@@BENCH {metric} {value}");
+}
