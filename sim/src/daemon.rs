@@ -1,8 +1,10 @@
 //! The daemon of dom0 in the simulation: its own core over the simulated Xen, dom0 and
 //! XenStore.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
+use std::rc::Rc;
 
 use pcidom_pci::{BarKind, Sbdf};
 use pcidom_script::Instant;
@@ -16,9 +18,23 @@ use pcidom_xenbus::{DomId, Pirq};
 
 use crate::store::{Connection, Errno, XenStore};
 use crate::world::Actor;
-use crate::xen::Xen;
 use crate::xen::devices::Hand;
-use crate::xen::domains::Life;
+use crate::xen::{Xen, XenResult, domains};
+
+/// Calls that the process has left before it dies; `None` for a long life.
+type Life = Rc<Cell<Option<u32>>>;
+
+/// Takes one call off it. Returns whether the call is still made.
+fn lives(life: &Life) -> bool {
+    match life.get() {
+        None => true,
+        Some(0) => false,
+        Some(left) => {
+            life.set(Some(left - 1));
+            true
+        }
+    }
+}
 
 /// The daemon's process.
 pub struct DaemonProcess {
@@ -27,6 +43,7 @@ pub struct DaemonProcess {
     host: SimHost,
     store: SimStore,
     clock: Xen,
+    life: Life,
     /// Does nothing any more, as a process that is stopped.
     silent: bool,
     asked: VecDeque<(Client, Verb)>,
@@ -50,12 +67,14 @@ impl DaemonProcess {
         reason = "a daemon that does not start is a failed test"
     )]
     pub fn start(xen: &Xen, store: &XenStore, name: &str) -> Self {
+        let life = Life::default();
         let mut process = Self {
             core: Daemon::new(vec![name.into()]),
-            xen: SimHypervisor(xen.clone()),
-            host: SimHost(xen.clone()),
-            store: SimStore(store.connect(DomId::DOM0)),
+            xen: SimHypervisor(xen.clone(), Rc::clone(&life)),
+            host: SimHost(xen.clone(), Rc::clone(&life)),
+            store: SimStore(store.connect(DomId::DOM0), Rc::clone(&life)),
             clock: xen.clone(),
+            life,
             silent: false,
             asked: VecDeque::new(),
             next_client: 0,
@@ -69,6 +88,17 @@ impl DaemonProcess {
     pub fn set_silent(&mut self, silent: bool) {
         self.silent = silent;
         self.clock.wake(DomId::DOM0);
+    }
+
+    /// Lets the process die after this many more calls: from then on nothing it tries has
+    /// any effect. Its body is to be removed with [`DaemonProcess::kill`].
+    pub fn dies_after(&mut self, calls: u32) {
+        self.life.set(Some(calls));
+    }
+
+    /// Whether that has happened.
+    pub fn is_dead(&self) -> bool {
+        self.life.get() == Some(0)
     }
 
     /// `pcidomctl attach`: the reply comes out of [`DaemonProcess::reply`].
@@ -135,7 +165,7 @@ impl Actor for DaemonProcess {
     }
 
     fn step(&mut self) {
-        if self.silent {
+        if self.silent || self.is_dead() {
             return;
         }
         while let Some((path, token)) = self.store.0.next_mail() {
@@ -154,24 +184,39 @@ impl Actor for DaemonProcess {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        if self.silent { None } else { self.core.next_deadline() }
+        if self.silent || self.is_dead() { None } else { self.core.next_deadline() }
     }
 }
 
-struct SimHypervisor(Xen);
+struct SimHypervisor(Xen, Life);
 
-/// Xen's negative numbers are errno's positive ones in C.
-fn in_c<T>(call: &'static str, result: crate::xen::XenResult<T>) -> Result<T, XenError> {
-    result.map_err(|error| XenError { call, errno: -error.errno })
+/// What a dead process's calls are answered with (`EIO`); it never sees it.
+const DEAD: i32 = 5;
+
+impl SimHypervisor {
+    /// Does a call, if the process lives. Xen's negative numbers are errno's positive ones
+    /// in C.
+    fn call<T>(
+        &self,
+        call: &'static str,
+        act: impl FnOnce(&Xen) -> XenResult<T>,
+    ) -> Result<T, XenError> {
+        if !lives(&self.1) {
+            return Err(XenError { call, errno: DEAD });
+        }
+        act(&self.0).map_err(|error| XenError { call, errno: -error.errno })
+    }
 }
 
 impl Hypervisor for SimHypervisor {
     fn domain(&mut self, domain: DomId) -> Result<Option<DomainInfo>, XenError> {
-        let life = self.0.life(domain);
-        Ok(life.map(|life| DomainInfo {
-            dying: life == Life::Dying,
-            ..DomainInfo::default()
-        }))
+        self.call("xc_domain_getinfolist", |xen| {
+            let life = xen.life(domain);
+            Ok(life.map(|life| DomainInfo {
+                dying: life == domains::Life::Dying,
+                ..DomainInfo::default()
+            }))
+        })
     }
 
     fn iomem_permission(
@@ -182,8 +227,9 @@ impl Hypervisor for SimHypervisor {
         right: Right,
     ) -> Result<(), XenError> {
         let allow = right == Right::Grant;
-        let done = self.0.iomem_permission(DomId::DOM0, domain, first_page, pages, allow);
-        in_c("xc_domain_iomem_permission", done)
+        self.call("xc_domain_iomem_permission", |xen| {
+            xen.iomem_permission(DomId::DOM0, domain, first_page, pages, allow)
+        })
     }
 
     fn ioport_permission(
@@ -194,8 +240,9 @@ impl Hypervisor for SimHypervisor {
         right: Right,
     ) -> Result<(), XenError> {
         let allow = right == Right::Grant;
-        let done = self.0.ioport_permission(DomId::DOM0, domain, first, ports, allow);
-        in_c("xc_domain_ioport_permission", done)
+        self.call("xc_domain_ioport_permission", |xen| {
+            xen.ioport_permission(DomId::DOM0, domain, first, ports, allow)
+        })
     }
 
     fn irq_permission(
@@ -205,12 +252,13 @@ impl Hypervisor for SimHypervisor {
         right: Right,
     ) -> Result<(), XenError> {
         let allow = right == Right::Grant;
-        let done = self.0.irq_permission(DomId::DOM0, domain, gsi, allow);
-        in_c("xc_domain_irq_permission", done)
+        self.call("xc_domain_irq_permission", |xen| {
+            xen.irq_permission(DomId::DOM0, domain, gsi, allow)
+        })
     }
 
     fn map_gsi(&mut self, domain: DomId, gsi: Pirq) -> Result<Pirq, XenError> {
-        in_c("xc_physdev_map_pirq", self.0.map_gsi(DomId::DOM0, domain, gsi))
+        self.call("xc_physdev_map_pirq", |xen| xen.map_gsi(DomId::DOM0, domain, gsi))
     }
 
     fn map_msi(
@@ -220,24 +268,31 @@ impl Hypervisor for SimHypervisor {
         entry: u16,
         table_base: u64,
     ) -> Result<Pirq, XenError> {
-        let mapped = self.0.map_msi(DomId::DOM0, domain, device, entry, table_base, None);
-        in_c("xc_physdev_map_pirq_msi", mapped)
+        self.call("xc_physdev_map_pirq_msi", |xen| {
+            xen.map_msi(DomId::DOM0, domain, device, entry, table_base, None)
+        })
     }
 
     fn unmap_pirq(&mut self, domain: DomId, pirq: Pirq) -> Result<(), XenError> {
-        in_c("xc_physdev_unmap_pirq", self.0.unmap_pirq(DomId::DOM0, domain, pirq))
+        self.call("xc_physdev_unmap_pirq", |xen| {
+            xen.unmap_pirq(DomId::DOM0, domain, pirq)
+        })
     }
 
     fn assign(&mut self, domain: DomId, device: Sbdf) -> Result<(), XenError> {
-        in_c("xc_assign_device", self.0.assign_device(DomId::DOM0, domain, device))
+        self.call("xc_assign_device", |xen| {
+            xen.assign_device(DomId::DOM0, domain, device)
+        })
     }
 
     fn deassign(&mut self, domain: DomId, device: Sbdf) -> Result<(), XenError> {
-        in_c("xc_deassign_device", self.0.deassign_device(DomId::DOM0, domain, device))
+        self.call("xc_deassign_device", |xen| {
+            xen.deassign_device(DomId::DOM0, domain, device)
+        })
     }
 }
 
-struct SimHost(Xen);
+struct SimHost(Xen, Life);
 
 /// Flags of a memory resource in sysfs (`IORESOURCE_MEM`, linux/ioport.h).
 const RESOURCE_MEMORY: u64 = 0x200;
@@ -247,7 +302,8 @@ const RESOURCE_IO: u64 = 0x100;
 impl Host for SimHost {
     fn device(&mut self, device: Sbdf) -> Result<RawDevice, HostError> {
         let none = || HostError(format!("{device} is not there"));
-        let function = self.0.function(device).ok_or_else(none)?;
+        let function = self.0.function(device).filter(|_| lives(&self.1));
+        let function = function.ok_or_else(none)?;
         let mut resources = vec![[0; 3]; 7];
         for bar in &function.bars {
             let flags = match bar.kind {
@@ -267,6 +323,9 @@ impl Host for SimHost {
     }
 
     fn arm(&mut self, device: Sbdf, quirks: &[Quirk]) -> Result<(), HostError> {
+        if !lives(&self.1) {
+            return Err(HostError("dead".into()));
+        }
         let armed = self.0.with_hardware(device, Hand::Dom0, |backend| {
             let arms = backend.arms();
             arms.interrupt_control = true;
@@ -281,15 +340,24 @@ impl Host for SimHost {
     }
 }
 
-struct SimStore(Connection);
+struct SimStore(Connection, Life);
 
-fn error(errno: Errno) -> StoreError {
-    StoreError::from_word(errno.word())
+impl SimStore {
+    /// Does a request, if the process lives.
+    fn call<T>(
+        &self,
+        act: impl FnOnce(&Connection) -> Result<T, Errno>,
+    ) -> Result<T, StoreError> {
+        if !lives(&self.1) {
+            return Err(StoreError::Other("dead".into()));
+        }
+        act(&self.0).map_err(|errno| StoreError::from_word(errno.word()))
+    }
 }
 
 /// What is not there is no error for the daemon.
-fn unless_gone<T>(result: Result<T, Errno>) -> Result<Option<T>, StoreError> {
-    match result.map_err(error) {
+fn unless_gone<T>(result: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    match result {
         Ok(value) => Ok(Some(value)),
         Err(StoreError::Gone) => Ok(None),
         Err(error) => Err(error),
@@ -298,19 +366,20 @@ fn unless_gone<T>(result: Result<T, Errno>) -> Result<Option<T>, StoreError> {
 
 impl Nodes for SimStore {
     fn read(&mut self, path: &str) -> Result<Option<String>, StoreError> {
-        unless_gone(self.0.read(path))
+        unless_gone(self.call(|store| store.read(path)))
     }
 
     fn list(&mut self, path: &str) -> Result<Vec<String>, StoreError> {
-        unless_gone(self.0.directory(path)).map(Option::unwrap_or_default)
+        unless_gone(self.call(|store| store.directory(path)))
+            .map(Option::unwrap_or_default)
     }
 
     fn write(&mut self, path: &str, value: &str) -> Result<(), StoreError> {
-        self.0.write(path, value).map_err(error)
+        self.call(|store| store.write(path, value))
     }
 
     fn remove(&mut self, path: &str) -> Result<(), StoreError> {
-        unless_gone(self.0.remove(path)).map(drop)
+        unless_gone(self.call(|store| store.remove(path))).map(drop)
     }
 
     fn set_permissions(
@@ -318,30 +387,33 @@ impl Nodes for SimStore {
         path: &str,
         permissions: Permissions,
     ) -> Result<(), StoreError> {
+        let owner = permissions.owner;
         let to = match permissions.reader {
-            Some(reader) => crate::store::Permissions::shared(permissions.owner, reader),
-            None => crate::store::Permissions::private(permissions.owner),
+            Some(reader) => crate::store::Permissions::shared(owner, reader),
+            None => crate::store::Permissions::private(owner),
         };
-        self.0.set_permissions(path, to).map_err(error)
+        self.call(|store| store.set_permissions(path, to))
     }
 }
 
 impl Store for SimStore {
     fn transaction(&mut self, body: &mut Body<'_>) -> Result<(), StoreError> {
-        let inside = self.0.begin().map_err(error)?;
-        let result = body(&mut Self(inside.clone()));
-        let ended = inside.end(result.is_ok()).map_err(error);
-        result.and(ended)
+        let inside = self.call(Connection::begin)?;
+        let result = body(&mut Self(inside.clone(), Rc::clone(&self.1)));
+        // The end of a dead process's connection ends its transactions.
+        let commit = result.is_ok() && lives(&self.1);
+        let ended = inside.end(commit);
+        result.and(ended.map_err(|errno| StoreError::from_word(errno.word())))
     }
 
     fn watch(&mut self, path: &str, token: &str) -> Result<(), StoreError> {
-        match self.0.watch(path, token) {
-            Ok(()) | Err(Errno::Eexist) => Ok(()),
-            Err(errno) => Err(error(errno)),
+        match self.call(|store| store.watch(path, token)) {
+            Err(StoreError::Other(word)) if word == Errno::Eexist.word() => Ok(()),
+            result => result,
         }
     }
 
     fn unwatch(&mut self, path: &str, token: &str) -> Result<(), StoreError> {
-        unless_gone(self.0.unwatch(path, token)).map(drop)
+        unless_gone(self.call(|store| store.unwatch(path, token))).map(drop)
     }
 }

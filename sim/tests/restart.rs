@@ -6,7 +6,8 @@ use std::time::Duration;
 use pcidom_sim::Scene;
 use pcidom_sim::linux_guest::Command;
 use pcidom_sim::scene::NVME;
-use pcidom_toolstack::verb::Reply;
+use pcidom_toolstack::verb::{Reply, Verb};
+use pcidom_xenbus::DomId;
 
 #[test]
 fn a_new_daemon_serves_the_leases_of_a_loan_that_it_did_not_make() {
@@ -91,4 +92,69 @@ fn a_daemon_may_be_killed_at_any_moment_of_a_detach() {
         scene.world.run_for(Duration::from_secs(3));
         scene.check_nothing_lent();
     }
+}
+
+/// Runs `verb` on a daemon that dies `calls` calls later, starts the next one, and looks
+/// whether all that was begun is done or undone. Returns whether the first one died of it.
+fn dies_after(calls: u32, lent: bool, verb: impl FnOnce(&mut Scene)) -> bool {
+    let mut scene = Scene::ready(calls.into(), 1);
+    let device = scene.device(0);
+    let guest = if lent { scene.lend("guest", 0) } else { scene.guest("guest") };
+    let domain = guest.borrow().domain_id();
+    scene.ask(|daemon| {
+        daemon.dies_after(calls);
+        daemon.ask(Verb::Status { pcidom: None })
+    });
+    verb(&mut scene);
+    scene.world.run_for(Duration::from_secs(3));
+    let died = scene.daemon.as_ref().is_some_and(|daemon| daemon.borrow().is_dead());
+    scene.kill_daemon();
+    scene.world.run_for(Duration::from_millis(500));
+    scene.start_daemon();
+    scene.world.run_for(Duration::from_secs(40));
+    scene.check();
+    let _: Reply = scene.detach(domain, device, true);
+    scene.world.run_for(Duration::from_secs(5));
+    scene.check_nothing_lent();
+    if scene.world.xen().is_running(domain) {
+        let reply = scene.attach(domain, device);
+        assert!(matches!(reply, Reply::Done { .. }), "{calls} calls: {reply:?}");
+        assert!(scene.guest_uses(&guest, NVME), "{calls} calls");
+    } else {
+        scene.lend("next", 0);
+    }
+    died
+}
+
+#[test]
+#[ignore = "known: pirqs of a mapping that was interrupted stay mapped"]
+fn a_daemon_may_die_between_any_two_calls_of_an_attach() {
+    let attach = |scene: &mut Scene| {
+        let device = scene.device(0);
+        let guest = DomId(scene.pcidom_id.0 + 1);
+        scene.ask(|daemon| daemon.attach(guest, device, "pcidom"));
+    };
+    let died = (0..).take_while(|calls| dies_after(*calls, false, attach)).count();
+    assert!(died > 50, "{died} calls");
+}
+
+#[test]
+fn a_daemon_may_die_between_any_two_calls_of_a_detach() {
+    let detach = |scene: &mut Scene| {
+        let device = scene.device(0);
+        let guest = DomId(scene.pcidom_id.0 + 1);
+        scene.ask(|daemon| daemon.detach(guest, device, false, "pcidom"));
+    };
+    let died = (0..).take_while(|calls| dies_after(*calls, true, detach)).count();
+    assert!(died > 50, "{died} calls");
+}
+
+#[test]
+fn a_daemon_may_die_between_any_two_calls_of_a_guests_end() {
+    let destroy = |scene: &mut Scene| {
+        let guest = DomId(scene.pcidom_id.0 + 1);
+        scene.xl.destroy_at_once(guest);
+    };
+    let died = (0..).take_while(|calls| dies_after(*calls, true, destroy)).count();
+    assert!(died > 30, "{died} calls");
 }
