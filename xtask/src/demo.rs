@@ -20,7 +20,7 @@ pub(crate) fn run(workspace: &Workspace, suite: &str) -> Result<bool> {
     packages::ensure(workspace)?;
     dist::build(workspace)?;
     let bed = Bed::build(workspace, suite)?;
-    let run = bed.run(&scenario, &Options { verbose: false, image: None })?;
+    let run = bed.run(&scenario, &Options::default())?;
     progress::heading("pcidom's serial log");
     print!("{}", read(&run.folder.join("com2.log")));
     let guest = read(&run.folder.join("files/console/guest-g1.log"));

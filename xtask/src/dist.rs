@@ -4,7 +4,7 @@ use crate::workspace::Workspace;
 use crate::{process, progress};
 use anyhow::{Context, Result, ensure};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The stripped image may not be larger: it is read by people who audit it.
@@ -47,6 +47,22 @@ pub(crate) fn build_variant(workspace: &Workspace, feature: &str) -> Result<()> 
     fs::create_dir_all(&folder)
         .with_context(|| format!("cannot create {}", folder.display()))?;
     build_image(workspace, Some(feature), &folder.join(format!("pcidom-{feature}")))
+}
+
+/// The stopwatch, once it is built.
+pub(crate) fn probe(workspace: &Workspace) -> PathBuf {
+    workspace.dist().join("test").join("bed-probe")
+}
+
+/// Builds the stopwatch, static since a guest has no libraries.
+pub(crate) fn build_probe(workspace: &Workspace) -> Result<()> {
+    progress::say("building bed-probe");
+    let to = probe(workspace);
+    fs::create_dir_all(workspace.dist().join("test"))?;
+    let mut cargo = workspace.cargo(&["rustc", "--release", "-p", "bed-probe"]);
+    cargo.args(["--bin", "bed-probe", "--", "-C", "target-feature=+crt-static"]);
+    process::run(&mut cargo)?;
+    strip(&workspace.release().join("bed-probe"), &to)
 }
 
 fn build_image(workspace: &Workspace, feature: Option<&str>, to: &Path) -> Result<()> {

@@ -92,7 +92,8 @@ impl Need {
     }
 }
 
-fn is_root() -> Result<bool> {
+/// Whether this runs as root.
+pub(crate) fn is_root() -> Result<bool> {
     Ok(process::text(Command::new("id").arg("-u"))?.trim() == "0")
 }
 

@@ -33,12 +33,14 @@ pub(crate) struct Bed {
 }
 
 /// How to run a scenario.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Options {
     /// Show the serial console.
     pub(crate) verbose: bool,
     /// A pcidom image to boot instead of the built one.
     pub(crate) image: Option<PathBuf>,
+    /// Shell variables that the scenario finds set.
+    pub(crate) variables: Vec<(&'static str, u64)>,
 }
 
 /// What is left of a run.
@@ -102,6 +104,7 @@ impl Bed {
             workspace: &self.workspace,
             scenario,
             image: options.image.as_deref(),
+            variables: &options.variables,
             shell,
         };
         overlay::write(&self.base, &contents, &files.initramfs)?;

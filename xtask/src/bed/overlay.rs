@@ -4,6 +4,7 @@ use super::cpio::Tree;
 use super::machine::address;
 use super::recipe::Base;
 use super::scenario::Scenario;
+use crate::dist;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result};
 use std::fs::{self, File};
@@ -19,6 +20,8 @@ pub(crate) struct Contents<'a> {
     pub(crate) scenario: &'a Scenario,
     /// A pcidom image to take instead of the one in `target/dist/`.
     pub(crate) image: Option<&'a Path>,
+    /// Shell variables for the scenario.
+    pub(crate) variables: &'a [(&'static str, u64)],
     /// Whether dom0 gives a shell instead of running the scenario.
     pub(crate) shell: bool,
 }
@@ -37,6 +40,12 @@ pub(crate) fn write(base: &Base, contents: &Contents<'_>, to: &Path) -> Result<(
     tree.text("bed/env", 0o644, environment(contents));
     if contents.scenario.needs_pcidom || contents.image.is_some() {
         add_dist(contents, &mut tree)?;
+    }
+    if contents.scenario.needs_probe {
+        tree.file("usr/sbin/bed-probe", &dist::probe(contents.workspace))?;
+    }
+    if let Some(soak) = &contents.scenario.soak {
+        tree.text("bed/plan", 0o644, soak.plan(&contents.scenario.devices));
     }
     append(&base.dom0(), &tree, to)?;
     fs::remove_file(&guest)?;
@@ -91,6 +100,9 @@ fn environment(contents: &Contents<'_>) -> String {
         scenario.timeout.as_secs(),
         u8::from(contents.shell)
     );
+    for (name, value) in contents.variables {
+        text.push_str(&format!("{name}={value}\n"));
+    }
     for (index, device) in scenario.devices.iter().enumerate() {
         text.push_str(&format!("{}={}\n", device.name, address(index)));
     }
@@ -108,6 +120,9 @@ fn write_guest(base: &Base, contents: &Contents<'_>, to: &Path) -> Result<()> {
         if name.starts_with("guest") {
             tree.file(&format!("scenario/{name}"), &entry.path())?;
         }
+    }
+    if contents.scenario.needs_probe {
+        tree.file("sbin/bed-probe", &dist::probe(contents.workspace))?;
     }
     append(base.guest().as_path(), &tree, to)
 }

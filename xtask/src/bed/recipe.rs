@@ -140,6 +140,7 @@ fn dom0_tree(suite: &Suite, rootfs: &Rootfs) -> Result<Tree> {
         "xenconsole",
         "xen-init-dom0",
         "xenpm",
+        "xentrace",
         "xenctx",
     ]
     .map(|name| format!("{bin}/{name}"))

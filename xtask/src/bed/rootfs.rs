@@ -1,7 +1,7 @@
 //! The Debian files that dom0 and the guests are made of, unpacked and searchable.
 
 use super::suite::Suite;
-use crate::{process, progress};
+use crate::{packages, process, progress};
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeSet;
 use std::fs;
@@ -37,10 +37,13 @@ impl Rootfs {
     pub(crate) fn download(suite: &Suite, folder: &Path) -> Result<Self> {
         let archive = folder.join("root.tar");
         progress::say(format_args!("downloading Debian {} with mmdebstrap", suite.name));
-        // A tar instead of a folder: as a plain user the folder would belong to others.
+        // Packages are only unpacked and none of their programs run, so a plain user needs
+        // no namespaces for it. (As root mmdebstrap refuses that mode.)
+        let mode = if packages::is_root()? { "root" } else { "chrootless" };
+        // A tar instead of a folder: in some modes the folder would belong to others.
         process::run(
             Command::new("mmdebstrap")
-                .args(["--quiet", "--variant=extract", "--format=tar"])
+                .args(["--quiet", "--variant=extract", "--format=tar", "--mode", mode])
                 .arg(format!("--include={}", suite.packages().join(",")))
                 .arg(suite.name)
                 .arg(&archive),

@@ -1,5 +1,6 @@
 //! A scenario: a folder in `ci/scenarios/` with a `scenario.conf` and scripts.
 
+use crate::soak::Soak;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
@@ -19,6 +20,12 @@ pub(crate) struct Scenario {
     pub(crate) timeout: Duration,
     /// Whether the project's own programs are needed in dom0.
     pub(crate) needs_pcidom: bool,
+    /// Whether it has a command of its own and is no part of `cargo xtask test`.
+    pub(crate) on_demand: bool,
+    /// Whether dom0 and guests get the stopwatch.
+    pub(crate) needs_probe: bool,
+    /// How many rounds of random work, and from which seed.
+    pub(crate) soak: Option<Soak>,
     /// A test variant of the image that must be in dom0 too.
     pub(crate) image: Option<String>,
     /// The PCI devices of the machine, in bus order.
@@ -83,6 +90,9 @@ impl Scenario {
             folder: folder.to_owned(),
             timeout: Duration::from_secs(240),
             needs_pcidom: true,
+            on_demand: false,
+            needs_probe: false,
+            soak: None,
             image: None,
             devices: Vec::new(),
             regions: Vec::new(),
@@ -111,13 +121,10 @@ impl Scenario {
             "timeout" => self.timeout = Duration::from_secs(value.parse()?),
             "image" => self.image = Some(value.to_owned()),
             "device" => self.devices.push(Device::parse(value)?),
-            "pcidom" => {
-                self.needs_pcidom = match value {
-                    "yes" => true,
-                    "no" => false,
-                    _ => bail!("expected yes or no"),
-                }
-            }
+            "pcidom" => self.needs_pcidom = yes_or_no(value)?,
+            "on_demand" => self.on_demand = yes_or_no(value)?,
+            "probe" => self.needs_probe = yes_or_no(value)?,
+            "soak" => self.soak = Some(Soak::parse(value)?),
             "regions" => {
                 let (disk, count) =
                     value.split_once(' ').context("expected `DISK COUNT`")?;
@@ -126,6 +133,14 @@ impl Scenario {
             _ => bail!("unknown key {key}"),
         }
         Ok(())
+    }
+}
+
+fn yes_or_no(word: &str) -> Result<bool> {
+    match word {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => bail!("expected yes or no"),
     }
 }
 
@@ -163,9 +178,11 @@ mod tests {
         let scenario = parse(
             "# a remark\nabout = two things\ntimeout = 60\npcidom = no\n\
              image = probe-bar\ndevice = disk0 nvme 16M\ndevice = net0 e1000e\n\
-             regions = disk0 2\n",
+             regions = disk0 2\non_demand = yes\nprobe = yes\nsoak = 8 1\n",
         )
         .unwrap();
+        assert!(scenario.on_demand && scenario.needs_probe);
+        assert_eq!(scenario.soak, Some(Soak { rounds: 8, seed: 1 }));
         assert_eq!(scenario.about, "two things");
         assert_eq!(scenario.timeout, Duration::from_secs(60));
         assert!(!scenario.needs_pcidom);
@@ -185,6 +202,7 @@ mod tests {
             "about = x\ndevice = d-0 e1000e",
             "about = x\ndevice = d igb",
             "about = x\npcidom = maybe",
+            "about = x\nsoak = 8",
             "about = x\nregions = disk0 1",
         ] {
             assert!(parse(text).is_err(), "{text}");
