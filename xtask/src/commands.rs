@@ -1,7 +1,9 @@
 //! The command line: one variant per command, and the order of work behind each.
 
 use crate::bed::{Bed, Options, scenario::Scenario, verdict::Verdict};
-use crate::{demo, dist, host_tests, packages, progress, workspace::Workspace};
+use crate::{
+    bench, demo, dist, host_tests, packages, progress, soak, workspace::Workspace,
+};
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -30,6 +32,37 @@ enum Command {
     },
     /// Show the main job: lend an NVMe drive to a Linux guest through pcidom.
     Demo(SuiteArg),
+    /// Measure pcidom beside dom0's own backend, and print a table.
+    Bench {
+        #[command(flatten)]
+        suite: SuiteArg,
+        /// How often everything is measured.
+        #[arg(long, default_value_t = 5)]
+        rounds: u64,
+        /// Use what is in target/dist/ as it is, without building.
+        #[arg(long)]
+        no_build: bool,
+        /// Leave out the host benchmark on the simulator.
+        #[arg(long)]
+        no_sim: bool,
+    },
+    /// Lend and take back at random, then look whether anything is left of it.
+    Soak {
+        #[command(flatten)]
+        suite: SuiteArg,
+        /// Stop after so many minutes.
+        #[arg(long)]
+        minutes: Option<u32>,
+        /// Stop after so many rounds.
+        #[arg(long)]
+        rounds: Option<u32>,
+        /// Decides what happens; printed, so that a run can be repeated.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Use what is in target/dist/ as it is, without building.
+        #[arg(long)]
+        no_build: bool,
+    },
     /// Work with the bed directly.
     Bed {
         #[command(subcommand)]
@@ -97,6 +130,14 @@ impl Cli {
                 test(&workspace, quick, &suite.suite, &scenarios)
             }
             Command::Demo(suite) => demo::run(&workspace, &suite.suite),
+            Command::Bench { suite, rounds, no_build, no_sim } => {
+                let plan = bench::Plan { rounds, no_build, no_sim };
+                bench::run(&workspace, &suite.suite, plan)
+            }
+            Command::Soak { suite, minutes, rounds, seed, no_build } => {
+                let wish = soak::Wish { minutes, rounds, seed, no_build };
+                soak::run(&workspace, &suite.suite, wish)
+            }
             Command::Bed { command } => command.run(&workspace),
             Command::Clean => {
                 workspace.remove_bed()?;
@@ -147,7 +188,10 @@ fn prepare(
             dist::build_variant(workspace, variant)?;
         }
     }
-    Ok((bed, scenario, Options { verbose, image: image.image }))
+    if scenario.needs_probe && !image.no_build {
+        dist::build_probe(workspace)?;
+    }
+    Ok((bed, scenario, Options { verbose, image: image.image, ..Options::default() }))
 }
 
 /// Runs the tests and prints the line that CI reads, last and alone.
@@ -163,8 +207,9 @@ fn test(
         host_tests::run(workspace, &mut tally);
     }
     if !quick {
-        let scenarios = if names.is_empty() {
-            Scenario::load_all(workspace)?
+        let scenarios: Vec<_> = if names.is_empty() {
+            let all = Scenario::load_all(workspace)?;
+            all.into_iter().filter(|scenario| !scenario.on_demand).collect()
         } else {
             names.iter().map(|n| Scenario::load(workspace, n)).collect::<Result<_>>()?
         };
@@ -187,12 +232,15 @@ fn run_scenarios(
         tally
             .step(&format!("dist {variant}"), || dist::build_variant(workspace, variant));
     }
+    if scenarios.iter().any(|s| s.needs_probe) {
+        tally.step("dist bed-probe", || dist::build_probe(workspace));
+    }
     let Some(bed) = tally.step("bed", || Bed::build(workspace, suite)) else {
         // Without a bed nothing ran, and what did not run has not passed.
         scenarios.iter().for_each(|s| tally.failed(&s.name, "there is no bed"));
         return;
     };
-    let options = Options { verbose: false, image: None };
+    let options = Options::default();
     for scenario in scenarios {
         match bed.run(scenario, &options) {
             Ok(run) if run.verdict == Verdict::Success => tally.passed(&scenario.name),

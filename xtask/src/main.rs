@@ -1,6 +1,7 @@
 //! `cargo xtask`: builds, tests and shows pcidom, on real Xen inside QEMU.
 
 mod bed;
+mod bench;
 mod commands;
 mod demo;
 mod dist;
@@ -8,6 +9,7 @@ mod host_tests;
 mod packages;
 mod process;
 mod progress;
+mod soak;
 mod workspace;
 
 use clap::Parser;
