@@ -41,6 +41,7 @@ pub(crate) fn run(
     verbose: bool,
 ) -> Result<Verdict> {
     progress::say(format_args!("scenario {}: {}", scenario.name, scenario.about));
+    let _alone = alone()?;
     let start = Instant::now();
     let (mut machine, console) = Machine::start(qemu)?;
     let mut watch = Watch {
@@ -93,6 +94,19 @@ pub(crate) fn run(
         verdict.word()
     ));
     Ok(verdict)
+}
+
+/// Waits until no other bed runs on this host, and keeps others waiting. Emulated CPUs that
+/// share the host's with another run miss deadlines that the product keeps.
+fn alone() -> Result<File> {
+    let path = std::env::temp_dir().join("pcidom-bed.lock");
+    let lock = File::options().create(true).append(true).open(&path);
+    let lock = lock.with_context(|| format!("cannot open {}", path.display()))?;
+    if lock.try_lock().is_err() {
+        progress::say(format_args!("another bed runs on this host: waiting for it to end"));
+        lock.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+    }
+    Ok(lock)
 }
 
 /// The console as it comes in.
