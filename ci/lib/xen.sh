@@ -107,13 +107,32 @@ has_no_rights() {
     grep -q '^none: ' /tmp/rights.out && not grep -v '^none: ' /tmp/rights.out
 }
 
-# only_serial_port DOMID: of all there is, the domain may use COM2 and nothing else.
-only_serial_port() {
+# config_pages BDF...: the pages where firmware's MCFG table has their config space, one per
+# line, decimal. They must be in its first entry.
+config_pages() {
+    base=0
+    for byte in $(od -An -v -tu1 -j44 -N8 /sys/firmware/acpi/tables/MCFG | tr -s ' ' '\n' | tac); do
+        base=$((base * 256 + byte))
+    done
+    for device in "$@"; do
+        echo "$device" | tr ':.' '  ' | {
+            read -r _ bus slot function
+            echo $(((base >> 12) + 0x$bus * 256 + 0x$slot * 8 + 0x$function))
+        }
+    done | sort -n
+}
+
+# only_reads_config DOMID BDF...: of all there is, the domain may use COM2 and the config
+# space pages of these devices, which Xen maps read-only.
+only_reads_config() {
     take_rights
     rangesets "$1"
-    [ -z "$(rangeset "$1" 'I/O Memory')$(rangeset "$1" Interrupts)" ] &&
-        [ "$(rangeset "$1" 'I/O Ports')" = "$((0x2f8)) $((0x2ff))" ] &&
-        rangesets "$1" | grep -q '^I/O Memory'
+    pages=$(rangeset "$1" 'I/O Memory' | while read -r low high; do seq "$low" "$high"; done)
+    domain=$1
+    shift
+    [ "$pages" = "$(config_pages "$@")" ] && [ -z "$(rangeset "$domain" Interrupts)" ] &&
+        [ "$(rangeset "$domain" 'I/O Ports')" = "$((0x2f8)) $((0x2ff))" ] &&
+        rangesets "$domain" | grep -q '^I/O Memory'
 }
 
 # pirqs_of DOMID: the interrupts that key i shows as bound by the domain.

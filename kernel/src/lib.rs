@@ -7,4 +7,4 @@ pub mod machine;
 pub mod platform;
 
 pub use machine::{Event, Halt, Machine};
-pub use platform::{Platform, XenError};
+pub use platform::{ConfigPage, Platform, XenError};

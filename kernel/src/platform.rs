@@ -6,8 +6,9 @@
 use alloc::vec::Vec;
 use core::fmt::Debug;
 
+use pcidom_pci::Register;
 use pcidom_script::Instant;
-use pcidom_xenbus::{DomId, GrantRef, Port, SharedPage};
+use pcidom_xenbus::{DomId, GrantRef, Mfn, Port, SharedPage};
 
 /// A call that Xen refused: its name and the errno.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,12 +20,21 @@ pub struct XenError {
     pub errno: i32,
 }
 
+/// The config space of one function (PCIe 7.2.2), mapped for reading.
+pub trait ConfigPage {
+    /// What the hardware says: all ones if nobody answers.
+    fn read(&self, register: Register) -> u32;
+}
+
 /// The domain: grants, event channels, XenStore ring, time.
 pub trait Platform {
     /// A page of ours that another domain may map.
     type GrantedPage: SharedPage + Debug;
     /// A page of another domain that we have mapped.
     type MappedPage: SharedPage + Debug;
+
+    /// A config space page that we have mapped.
+    type ConfigPage: ConfigPage + Debug;
 
     /// Time now.
     fn now(&self) -> Instant;
@@ -45,6 +55,12 @@ pub trait Platform {
 
     /// Unmaps it. A dying `peer` goes away only when its last page is unmapped.
     fn unmap_grant(&mut self, page: Self::MappedPage) -> Result<(), XenError>;
+
+    /// Maps the config space page of a function. Xen makes that mapping read-only.
+    fn map_config(&mut self, frame: Mfn) -> Result<Self::ConfigPage, XenError>;
+
+    /// Unmaps it.
+    fn unmap_config(&mut self, page: Self::ConfigPage) -> Result<(), XenError>;
 
     /// Makes a port that `peer` may connect to.
     fn alloc_unbound(&mut self, peer: DomId) -> Result<Port, XenError>;

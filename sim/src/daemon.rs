@@ -9,7 +9,7 @@ use std::rc::Rc;
 use pcidom_pci::{BarKind, Sbdf};
 use pcidom_script::Instant;
 use pcidom_toolstack::daemon::{Client, Daemon, Env};
-use pcidom_toolstack::host::{Host, HostError, Quirk, RawDevice};
+use pcidom_toolstack::host::{EcamRegion, Host, HostError, Quirk, RawDevice};
 use pcidom_toolstack::hypervisor::{DomainInfo, Hypervisor, Right, XenError};
 use pcidom_toolstack::store::{Body, Fired, Nodes, Permissions, Store};
 use pcidom_toolstack::verb::{Bdf, Reply, Verb};
@@ -232,6 +232,10 @@ impl Hypervisor for SimHypervisor {
         })
     }
 
+    fn guards_ecam(&mut self, _region: &EcamRegion) -> Result<(), XenError> {
+        Ok(())
+    }
+
     fn ioport_permission(
         &mut self,
         domain: DomId,
@@ -320,6 +324,11 @@ impl Host for SimHost {
             .ok_or_else(none)?;
         let irq = self.0.gsi(device).map_or(0, |gsi| gsi.0.into());
         Ok(RawDevice { resources, irq, config, on_pciback: true })
+    }
+
+    fn ecam(&mut self) -> Result<Vec<EcamRegion>, HostError> {
+        let base = crate::xen::ecam::BASE;
+        Ok(vec![EcamRegion { base, segment: 0, first_bus: 0, last_bus: 0xff }])
     }
 
     fn arm(&mut self, device: Sbdf, quirks: &[Quirk]) -> Result<(), HostError> {

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 
-use pcidom_kernel::{Platform, XenError};
+use pcidom_kernel::{ConfigPage, Platform, XenError};
+use pcidom_pci::{Register, Sbdf};
 use pcidom_script::Instant;
-use pcidom_xenbus::{DomId, GrantRef, Port, SharedPage};
+use pcidom_xenbus::{DomId, GrantRef, Mfn, Port, SharedPage};
 
 use crate::page::SimPage;
 use crate::store::{RingEnd, XenStore};
@@ -33,6 +34,27 @@ impl SharedPage for Mapping {
     }
 
     fn barrier(&self) {}
+}
+
+/// A device's config space, mapped by a domain.
+#[derive(Clone)]
+pub struct ConfigWindow {
+    xen: Xen,
+    domain: DomId,
+    device: Sbdf,
+    frame: Mfn,
+}
+
+impl fmt::Debug for ConfigWindow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "config space of {}", self.device)
+    }
+}
+
+impl ConfigPage for ConfigWindow {
+    fn read(&self, register: Register) -> u32 {
+        self.xen.read_config_frame(self.domain, self.frame, register)
+    }
 }
 
 /// Calls that are to fail: name and errno. Shared with the test that fills it.
@@ -92,6 +114,7 @@ impl SimPlatform {
 impl Platform for SimPlatform {
     type GrantedPage = SimPage;
     type MappedPage = Mapping;
+    type ConfigPage = ConfigWindow;
 
     fn now(&self) -> Instant {
         self.xen.now()
@@ -120,6 +143,17 @@ impl Platform for SimPlatform {
     fn unmap_grant(&mut self, page: Mapping) -> Result<(), XenError> {
         self.may("unmap_grant")?;
         self.xen.unmap_grant(&page)
+    }
+
+    fn map_config(&mut self, frame: Mfn) -> Result<ConfigWindow, XenError> {
+        self.may("map_config")?;
+        let device = self.xen.map_config_frame(self.domain, frame)?;
+        Ok(ConfigWindow { xen: self.xen.clone(), domain: self.domain, device, frame })
+    }
+
+    fn unmap_config(&mut self, page: ConfigWindow) -> Result<(), XenError> {
+        self.may("unmap_config")?;
+        self.xen.unmap_config_frame(self.domain, page.frame)
     }
 
     fn alloc_unbound(&mut self, peer: DomId) -> Result<Port, XenError> {

@@ -8,17 +8,20 @@ use pcidom_sim::Scene;
 use pcidom_sim::scene::NVME;
 use pcidom_sim::xen::DOM_IO;
 use pcidom_sim::xen::devices::Hand;
+use pcidom_sim::xen::ecam;
 use pcidom_xenbus::pciif::command;
 
 #[test]
-fn a_device_in_the_pool_is_in_quarantine_and_pcidom_has_no_right_to_it() {
+fn a_device_in_the_pool_is_in_quarantine_and_pcidom_may_only_read_its_config_space() {
     let scene = Scene::ready(1, 3);
     let (xen, pcidom) = (scene.world.xen(), scene.pcidom_id);
     for device in &scene.devices {
         assert_eq!(xen.owner(*device), Some(DOM_IO));
     }
     let rights = xen.rights(pcidom);
-    assert!(rights.iomem.is_empty() && rights.ports.is_empty() && rights.irqs.is_empty());
+    let config = scene.devices.iter().map(|device| ecam::frame(*device).0);
+    assert_eq!(rights.iomem, config.collect());
+    assert!(rights.ports.is_empty() && rights.irqs.is_empty());
     assert_eq!(xen.pirqs(pcidom), []);
     scene.check_nothing_lent();
 }
@@ -69,7 +72,8 @@ fn a_device_that_left_and_came_back_unseen_is_taken_into_quarantine_again() {
     daemon.borrow_mut().set_silent(false);
     scene.world.run_for(Duration::from_secs(5));
     scene.check_nothing_lent();
-    assert!(scene.world.xen().rights(pcidom).iomem.is_empty());
+    let rights = scene.world.xen().rights(pcidom);
+    assert!(rights.iomem.is_disjoint(&scene.world.xen().bar_pages(device)));
     scene.lend("guest", 0);
 }
 

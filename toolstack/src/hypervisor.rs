@@ -6,6 +6,8 @@ use std::io;
 use pcidom_pci::Sbdf;
 use pcidom_xenbus::{DomId, Pirq};
 
+use crate::host::EcamRegion;
+
 /// Linux's numbers for the errors of Xen that mean something to us (xen/errno.h has the
 /// same ones).
 pub mod errno {
@@ -73,6 +75,12 @@ pub trait Hypervisor {
         pages: u64,
         right: Right,
     ) -> Result<(), XenError>;
+
+    /// Succeeds if Xen uses this config space itself: it then maps no page of it for
+    /// writing to a domain that is not dom0. With Xen's option `mmcfg=0` it would.
+    /// Corresponds to `PHYSDEVOP_pci_mmcfg_reserved`, by which dom0's Linux has already told
+    /// Xen to use it.
+    fn guards_ecam(&mut self, region: &EcamRegion) -> Result<(), XenError>;
 
     /// Corresponds to `xc_domain_ioport_permission`.
     fn ioport_permission(

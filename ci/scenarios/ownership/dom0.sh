@@ -10,7 +10,8 @@ nothing_for_pcidom() {
     for device in "$disk0" "$net0"; do
         check "$1: pcidom has no right to $device" has_no_rights "$(domid pcidom)" "$device"
     done
-    check "$1: pcidom's only right is its serial port" only_serial_port "$(domid pcidom)"
+    check "$1: beyond its serial port pcidom may only read config space" \
+        only_reads_config "$(domid pcidom)" "$disk0" "$net0"
     check "$1: pcidom has no pirq" not has_pirq "$(domid pcidom)"
     # Kept for people: which vectors there are.
     xen_debug_keys M

@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | `/local/domain/P/pcidom/protocol` | daemon | [`PROTOCOL`] |
 //! | `/local/domain/P/pcidom/pool/BDF` | daemon | [`QUARANTINED`]: pcidom may use it now |
+//! | `/local/domain/P/pcidom/ecam/BDF` | daemon | [`ConfigFrame`]; optional |
 //! | `/local/domain/P/pcidom/loans/ID` | daemon | [`LoanOrder`] |
 //! | `/local/domain/P/pcidom/answers/ID` | daemon | [`LeaseAnswer`] |
 //! | `/local/domain/P/pcidom/query` | daemon | a number: write a report with this number |
@@ -77,6 +78,24 @@ impl fmt::Display for LoanId {
 pub struct Generation(pub u64);
 
 impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Number of the machine frame that is a device's config space (ECAM), which pcidom may map
+/// for reading. Decimal in its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConfigFrame(pub u64);
+
+impl ConfigFrame {
+    /// Reads a node. A frame number has at most 40 bits: 52 of an address less 12.
+    pub fn parse(text: &str) -> Option<Self> {
+        text::decimal(text).filter(|frame| *frame < 1 << 40).map(Self)
+    }
+}
+
+impl fmt::Display for ConfigFrame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

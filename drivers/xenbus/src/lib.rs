@@ -17,6 +17,6 @@ pub mod state;
 pub mod store;
 pub mod wire;
 
-pub use ids::{DomId, GrantRef, Pirq, Port};
+pub use ids::{DomId, GrantRef, Mfn, Pirq, Port};
 pub use page::SharedPage;
 pub use state::XenbusState;

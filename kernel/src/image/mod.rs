@@ -6,7 +6,7 @@
 //! | `shared` | the page shared with Xen: pending events, time |
 //! | `page`, `ring` | memory that others write; byte rings in it |
 //! | `call` | hypercalls that take a structure |
-//! | `events`, `grants`, `store` | the parts of [`XenPlatform`] |
+//! | `events`, `grants`, `config`, `store` | the parts of [`XenPlatform`] |
 //! | `console`, `backlog`, `logger` | text for people |
 //! | `heap`, `failure` | what every `no_std` program needs |
 //! | `probe` | attempts at what must be refused (feature `probe-bar`) |
@@ -14,6 +14,7 @@
 
 mod backlog;
 mod call;
+mod config;
 mod console;
 mod events;
 mod failure;

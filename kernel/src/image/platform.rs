@@ -6,8 +6,9 @@ use pcidom_boot::info::StartInfo;
 use pcidom_boot::memory::AddressSpace;
 use pcidom_kernel::{Event, Platform, XenError};
 use pcidom_script::Instant;
-use pcidom_xenbus::{DomId, GrantRef, Port};
+use pcidom_xenbus::{DomId, GrantRef, Mfn, Port};
 
+use super::config::{ConfigWindows, MappedConfig};
 use super::events::Events;
 use super::grants::{GrantedPage, Grants, MappedPage};
 use super::store::Store;
@@ -22,6 +23,7 @@ const COM2_INTERVAL: core::time::Duration = core::time::Duration::from_millis(1)
 pub(crate) struct XenPlatform {
     events: Events,
     grants: Grants,
+    config: ConfigWindows,
     store: Option<Store>,
     console: Option<Port>,
 }
@@ -39,7 +41,8 @@ impl XenPlatform {
         if let Some(console) = console {
             events.add(console)?;
         }
-        Ok(Self { events, grants, store, console })
+        let config = ConfigWindows::new(space);
+        Ok(Self { events, grants, config, store, console })
     }
 
     /// The next event that is there; `None` if nothing has happened.
@@ -71,6 +74,7 @@ impl XenPlatform {
 impl Platform for XenPlatform {
     type GrantedPage = GrantedPage;
     type MappedPage = MappedPage;
+    type ConfigPage = MappedConfig;
 
     fn now(&self) -> Instant {
         shared::now()
@@ -95,6 +99,14 @@ impl Platform for XenPlatform {
 
     fn unmap_grant(&mut self, page: MappedPage) -> Result<(), XenError> {
         self.grants.unmap(page)
+    }
+
+    fn map_config(&mut self, frame: Mfn) -> Result<MappedConfig, XenError> {
+        self.config.map(frame)
+    }
+
+    fn unmap_config(&mut self, page: MappedConfig) -> Result<(), XenError> {
+        self.config.unmap(page)
     }
 
     fn alloc_unbound(&mut self, peer: DomId) -> Result<Port, XenError> {

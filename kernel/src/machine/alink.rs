@@ -250,6 +250,7 @@ impl<P: Platform> Machine<P> {
         log::info!("{device} is in the pool");
         let known = PoolDevice { at: export.at, function: None, settled: false };
         self.pool.insert(device, known);
+        self.fit_windows(platform);
         let steps = self.tasks.start(device, Work::Scan, platform.now());
         self.task_steps(steps, platform);
     }
@@ -275,6 +276,7 @@ impl<P: Platform> Machine<P> {
         log::info!("{device} has left the pool");
         self.alink.leaving.remove(&device);
         self.pool.remove(&device);
+        self.fit_windows(platform);
         self.tasks.drop_device(device);
         self.bus.forget(Customer::Task(device));
         self.alink_event(link::Event::Released(device), platform);

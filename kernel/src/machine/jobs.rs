@@ -4,10 +4,12 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use pcidom_loan::{CONTROL_DIR, LeaseAnswer, LoanId, LoanOrder, NodeName, QUARANTINED};
+use pcidom_loan::{
+    CONTROL_DIR, ConfigFrame, LeaseAnswer, LoanId, LoanOrder, NodeName, QUARANTINED,
+};
 use pcidom_pci::Sbdf;
-use pcidom_xenbus::DomId;
 use pcidom_xenbus::store::{Store, StoreError};
+use pcidom_xenbus::{DomId, Mfn};
 use vecmap::{VecMap, VecSet};
 
 use super::chain::{LinkDone, LinkId};
@@ -26,6 +28,7 @@ pub(super) mod token {
     pub(crate) const FRONT_STATE: &str = "front-state";
     pub(crate) const BACK: &str = "back";
     pub(crate) const POOL: &str = "pool";
+    pub(crate) const ECAM: &str = "ecam";
     pub(crate) const ORDERS: &str = "orders";
     pub(crate) const ANSWERS: &str = "answers";
     pub(crate) const QUERY: &str = "query";
@@ -50,6 +53,8 @@ pub(super) enum Done {
     BackFound(Option<String>),
     /// Devices that the daemon has taken into quarantine.
     Pool(VecSet<Sbdf>),
+    /// Config space pages that the daemon lets us map.
+    ConfigFrames(VecMap<Sbdf, Mfn>),
     /// All orders of the daemon.
     Orders(VecMap<LoanId, LoanOrder>),
     /// The daemon's answer for a loan, as it stands.
@@ -70,6 +75,7 @@ pub(super) async fn start(store: Store) -> Done {
                 ("device/pci/0/backend", token::FRONT),
                 ("device/pci/0/state", token::FRONT_STATE),
                 ("pcidom/pool", token::POOL),
+                ("pcidom/ecam", token::ECAM),
                 ("pcidom/loans", token::ORDERS),
                 ("pcidom/answers", token::ANSWERS),
                 ("pcidom/query", token::QUERY),
@@ -134,6 +140,16 @@ pub(super) async fn pool(store: Store) -> Done {
             NodeName::parse(&name).filter(|_| value == QUARANTINED).map(|name| name.0)
         });
     Done::Pool(quarantined.collect())
+}
+
+/// Reads which config space pages we may map.
+pub(super) async fn ecam(store: Store) -> Done {
+    let nodes = store.snapshot(&format!("{CONTROL_DIR}/ecam"), MAX_BACK_NODES).await;
+    let frames = nodes.unwrap_or_default().into_iter().filter_map(|(name, value)| {
+        let ConfigFrame(frame) = ConfigFrame::parse(&value)?;
+        NodeName::parse(&name).map(|name| (name.0, Mfn(frame)))
+    });
+    Done::ConfigFrames(frames.collect())
 }
 
 /// Reads all orders. One that makes no sense is as good as none, and the daemon, which

@@ -11,6 +11,7 @@
 //! ```
 //! 1, 2: [`Machine::reset_ended`]. 3: [`Machine::new_orders`].
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -111,7 +112,8 @@ impl<P: Platform> Machine<P> {
             self.report(id, order.generation, Err(text), platform);
             return;
         };
-        let work = Work::Reset { loan: id, generation: order.generation, function };
+        let (generation, function) = (order.generation, Box::new(function));
+        let work = Work::Reset { loan: id, generation, function };
         let steps = self.tasks.start(order.device, work, platform.now());
         self.task_steps(steps, platform);
     }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `alink` | the pool: our frontend towards dom0 |
 //! | `bus` | whose access goes over the A-link next |
+//! | `windows` | config space that is read without dom0 |
 //! | `tasks` | scans and resets of pool devices |
 //! | `loans`, `leases` | what the daemon orders, and pirqs asked of it |
 //! | `guests`, `storm` | the backend of each guest |
@@ -20,6 +21,7 @@ mod loans;
 mod report;
 mod storm;
 mod tasks;
+mod windows;
 
 use alloc::collections::VecDeque;
 use alloc::format;
@@ -42,6 +44,7 @@ use self::guests::Guest;
 use self::jobs::{Done, token};
 use self::loans::Loan;
 use self::tasks::{Ended, TaskStep, Tasks};
+use self::windows::Windows;
 use crate::platform::Platform;
 
 /// What has happened outside.
@@ -68,13 +71,14 @@ pub struct Machine<P: Platform> {
     store: Client<Done>,
     alink: Alink<P>,
     bus: Bus,
+    windows: Windows<P>,
     tasks: Tasks,
     pool: VecMap<Sbdf, PoolDevice>,
     /// Devices that the daemon has in quarantine: no right of ours is left.
     quarantined: VecSet<Sbdf>,
     loans: VecMap<LoanId, Loan>,
     guests: VecMap<DomId, Guest<P>>,
-    /// Accesses that failed before they reached the A-link.
+    /// Accesses that ended without the A-link.
     access_answers: VecDeque<(Customer, Answer)>,
     /// Leases for guests' servers.
     lease_answers: VecDeque<(DomId, Result<Vec<Pirq>, LeaseError>)>,
@@ -93,6 +97,7 @@ impl<P: Platform> Machine<P> {
             store: Client::new(generation),
             alink: Alink::new(),
             bus: Bus::new(),
+            windows: Windows::new(),
             tasks: Tasks::default(),
             pool: VecMap::new(),
             quarantined: VecSet::new(),
@@ -206,6 +211,7 @@ impl<P: Platform> Machine<P> {
             token::FRONT_STATE => self.read_front_state(),
             token::BACK => self.read_back_state(),
             token::POOL => self.store.run(jobs::pool),
+            token::ECAM => self.store.run(jobs::ecam),
             token::ORDERS => self.store.run(jobs::orders),
             token::ANSWERS => self.read_answers(),
             token::QUERY => self.store.run(jobs::query),
@@ -237,6 +243,10 @@ impl<P: Platform> Machine<P> {
             Done::Shutdown(request) => self.shutdown(request.as_deref()),
             Done::BackFound(back) => self.back_found(back, platform),
             Done::Pool(devices) => self.quarantine(devices),
+            Done::ConfigFrames(frames) => {
+                self.windows.offer(frames);
+                self.fit_windows(platform);
+            }
             Done::Orders(orders) => self.new_orders(&orders, platform),
             Done::Answer(loan, answer) => self.lease_answered(loan, &answer),
             Done::Query(number) => self.write_report(number),
@@ -263,8 +273,15 @@ impl<P: Platform> Machine<P> {
         log::info!("asked to {}", request.unwrap_or_default());
     }
 
-    /// Lets an access wait for its turn on the A-link.
+    /// Carries out a guest's read at once where there is a window, and lets any other
+    /// access wait for its turn on the A-link.
     fn access(&mut self, customer: Customer, device: Sbdf, access: Access, now: Instant) {
+        if let (Customer::Guest(_), Access::Read(register)) = (customer, access)
+            && let Some(value) = self.windows.read(device, register)
+        {
+            self.access_answers.push_back((customer, Ok(value)));
+            return;
+        }
         match self.pool.get(&device).and_then(|known| known.at) {
             Some(at) => self.bus.push(customer, at, access, now),
             None => self.access_answers.push_back((customer, Err(AccessError::NoDevice))),
@@ -294,7 +311,7 @@ impl<P: Platform> Machine<P> {
                     self.access(Customer::Task(device), device, access, now);
                 }
                 TaskStep::Ended(Ended::Scanned(device, result)) => {
-                    self.scanned(device, result);
+                    self.scanned(device, result.map(|function| *function));
                 }
                 TaskStep::Ended(Ended::Reset(loan, generation, result)) => {
                     self.reset_ended(loan, generation, result, platform);

@@ -37,6 +37,9 @@ impl<P: Platform> Machine<P> {
         let mut nodes: Vec<(String, String)> = Vec::new();
         for (n, (device, known)) in self.pool.iter().enumerate() {
             let text = match &known.function {
+                Some(function) if self.windows.is_open(*device) => {
+                    format!("{function}, config space read directly")
+                }
                 Some(function) => function.to_string(),
                 None => format!("{device} not scanned"),
             };

@@ -3,6 +3,7 @@
 //! A device has one procedure at a time; another one waits until it has ended. They run
 //! access by access between those of guests, so nobody is held up by a reset's waits.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
@@ -20,13 +21,13 @@ pub(super) enum Work {
     /// Find out what it is.
     Scan,
     /// Reset it, for this phase of this loan.
-    Reset { loan: LoanId, generation: Generation, function: Function },
+    Reset { loan: LoanId, generation: Generation, function: Box<Function> },
 }
 
 /// What a procedure ended with.
 #[derive(Debug)]
 pub(super) enum Ended {
-    Scanned(Sbdf, Result<Function, ScanError>),
+    Scanned(Sbdf, Result<Box<Function>, ScanError>),
     Reset(LoanId, Generation, Result<Method, ResetError>),
 }
 
@@ -109,7 +110,9 @@ impl Tasks {
         let progress = Script::start(async move |asker| {
             let config = Config::new(asker, device);
             match work {
-                Work::Scan => Ended::Scanned(device, scan::scan(&config).await),
+                Work::Scan => {
+                    Ended::Scanned(device, scan::scan(&config).await.map(Box::new))
+                }
                 Work::Reset { loan, generation, function } => {
                     let result = reset::function_reset(&config, &function).await;
                     Ended::Reset(loan, generation, result)

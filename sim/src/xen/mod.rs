@@ -7,6 +7,7 @@
 
 pub mod devices;
 pub mod domains;
+pub mod ecam;
 pub mod events;
 pub mod grants;
 pub mod pirqs;
@@ -86,6 +87,7 @@ impl Default for Delays {
 struct State {
     domains: BTreeMap<DomId, Domain>,
     devices: BTreeMap<Sbdf, Device>,
+    config_maps: Vec<(DomId, Sbdf)>,
     records: Vec<Record>,
     violations: Vec<String>,
     delays: Delays,
@@ -118,6 +120,7 @@ impl Xen {
         let state = State {
             domains: BTreeMap::from([(DomId::DOM0, Domain::dom0())]),
             devices: BTreeMap::new(),
+            config_maps: Vec::new(),
             records: Vec::new(),
             violations: Vec::new(),
             delays,

@@ -23,6 +23,7 @@
 
 mod attach;
 mod detach;
+mod ecam;
 mod ending;
 mod lease;
 mod link;

@@ -62,6 +62,10 @@ pub(super) fn pool_node(pcidom: DomId, device: Sbdf) -> String {
     format!("{}/pool/{}", control(pcidom), NodeName(device))
 }
 
+pub(super) fn ecam_node(pcidom: DomId, device: Sbdf) -> String {
+    format!("{}/ecam/{}", control(pcidom), NodeName(device))
+}
+
 pub(super) fn order(pcidom: DomId, loan: LoanId) -> String {
     format!("{}/loans/{loan}", control(pcidom))
 }

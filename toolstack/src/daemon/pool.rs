@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pcidom_loan::{LoanId, NodeName, PROTOCOL, QUARANTINED, READY};
+use pcidom_loan::{ConfigFrame, LoanId, NodeName, PROTOCOL, QUARANTINED, READY};
 use pcidom_pci::Sbdf;
 use pcidom_xenbus::{DomId, XenbusState};
 
 use super::rights::{self, Taking};
-use super::{Daemon, Env, Failure, Stage, paths};
+use super::{Daemon, Env, Failure, Stage, ecam, paths};
 use crate::host::{DeviceFacts, HostError};
 use crate::store::Permissions;
 
@@ -30,6 +30,14 @@ pub(super) struct PoolDevice {
     pub(super) state: PoolState,
     /// What the last loan left to say.
     pub(super) note: Option<String>,
+    /// The frame of its config space, if pcidom may read it.
+    ecam: Option<u64>,
+}
+
+impl PoolDevice {
+    const fn new(state: PoolState, note: Option<String>) -> Self {
+        Self { state, note, ecam: None }
+    }
 }
 
 #[derive(Debug)]
@@ -92,7 +100,7 @@ impl Daemon {
             nodes.write(&control, "")?;
             nodes.set_permissions(&control, Permissions::shared(DomId::DOM0, domain))?;
             nodes.write(&format!("{control}/protocol"), PROTOCOL)?;
-            for directory in ["pool", "loans", "answers"] {
+            for directory in ["pool", "ecam", "loans", "answers"] {
                 let directory = format!("{control}/{directory}");
                 if nodes.read(&directory)?.is_none() {
                     nodes.write(&directory, "")?;
@@ -174,12 +182,19 @@ impl Daemon {
     /// Pool nodes of devices that left while no daemon ran.
     fn sweep_pool_nodes(&self, env: &mut Env<'_>, domain: DomId) -> Result<(), Failure> {
         let Some(pcidom) = self.pcidoms.get(&domain) else { return Ok(()) };
-        let directory = format!("{}/pool", paths::control(domain));
-        for node in env.store.list(&directory)? {
-            let known = NodeName::parse(&node)
-                .is_some_and(|NodeName(device)| pcidom.pool.contains_key(&device));
-            if !known {
+        let control = paths::control(domain);
+        for directory in ["pool", "ecam"].map(|name| format!("{control}/{name}")) {
+            for node in env.store.list(&directory)? {
+                let device = NodeName::parse(&node).map(|NodeName(device)| device);
+                if device.is_some_and(|device| pcidom.pool.contains_key(&device)) {
+                    continue;
+                }
                 env.store.remove(&format!("{directory}/{node}"))?;
+                if let Some(device) = device
+                    && let Some(frame) = ecam::frame(env, device)
+                {
+                    ecam::close(env, domain, device, frame);
+                }
             }
         }
         Ok(())
@@ -206,7 +221,7 @@ impl Daemon {
                 PoolState::Unfit(error.to_string())
             }
         };
-        self.enter(env, domain, device, PoolDevice { state, note: None })
+        self.enter(env, domain, device, PoolDevice::new(state, None))
     }
 
     /// Writes a device's new standing down, where pcidom sees it.
@@ -215,20 +230,42 @@ impl Daemon {
         env: &mut Env<'_>,
         domain: DomId,
         device: Sbdf,
-        entry: PoolDevice,
+        mut entry: PoolDevice,
     ) -> Result<(), Failure> {
         let Some(pcidom) = self.pcidoms.get_mut(&domain) else { return Ok(()) };
         let (quarantined, vm) =
             (entry.state == PoolState::Quarantined, pcidom.vm.clone());
+        let before = pcidom.pool.get(&device);
+        let (is_new, before) = (before.is_none(), before.and_then(|entry| entry.ecam));
+        if quarantined {
+            let opened = ecam::open(env, domain, device);
+            if let Err(reason) = &opened
+                && is_new
+            {
+                log::info!(
+                    "{device}: pcidom reads its config space through dom0: {reason}"
+                );
+            }
+            entry.ecam = opened.ok();
+        }
+        let frame = entry.ecam;
         pcidom.pool.insert(device, entry);
-        let node = paths::pool_node(domain, device);
+        let pool_node = paths::pool_node(domain, device);
+        let ecam_node = paths::ecam_node(domain, device);
         env.store.transaction(&mut |nodes| {
             let at_home = nodes.read(&paths::vm(domain))?.as_ref() == Some(&vm);
+            match frame.filter(|_| at_home).map(ConfigFrame) {
+                Some(frame) => nodes.write(&ecam_node, &frame.to_string())?,
+                None => nodes.remove(&ecam_node)?,
+            }
             match quarantined && at_home {
-                true => nodes.write(&node, QUARANTINED),
-                false => nodes.remove(&node),
+                true => nodes.write(&pool_node, QUARANTINED),
+                false => nodes.remove(&pool_node),
             }
         })?;
+        if let Some(before) = before.filter(|_| frame.is_none()) {
+            ecam::close(env, domain, device, before);
+        }
         Ok(())
     }
 
@@ -250,7 +287,7 @@ impl Daemon {
             Ok(_) => PoolState::Quarantined,
             Err(error) => PoolState::Unfit(error.to_string()),
         };
-        self.enter(env, domain, device, PoolDevice { state, note })?;
+        self.enter(env, domain, device, PoolDevice::new(state, note))?;
         result
     }
 
@@ -265,8 +302,12 @@ impl Daemon {
             return Ok(());
         }
         if let Some(pcidom) = self.pcidoms.get_mut(&domain) {
-            pcidom.pool.remove(&device);
+            let entry = pcidom.pool.remove(&device);
             env.store.remove(&paths::pool_node(domain, device))?;
+            env.store.remove(&paths::ecam_node(domain, device))?;
+            if let Some(frame) = entry.and_then(|entry| entry.ecam) {
+                ecam::close(env, domain, device, frame);
+            }
             log::info!("{device} has left the pool of pcidom {domain}");
         }
         Ok(())

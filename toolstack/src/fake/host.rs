@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pcidom_pci::Sbdf;
 
-use crate::host::{Host, HostError, Quirk, RawDevice};
+use crate::host::{EcamRegion, Host, HostError, Quirk, RawDevice};
 
 /// An NVMe as QEMU makes one: one 64-bit BAR, MSI-X with 65 entries at 0x40, PCI Express
 /// at 0x80, interrupt line 16.
@@ -37,12 +37,18 @@ pub struct FakeHost {
     pub devices: BTreeMap<Sbdf, RawDevice>,
     /// Those that pciback lets MSI(-X) enable and quirks through for.
     pub armed: BTreeSet<Sbdf>,
+    /// What the firmware's MCFG table says.
+    pub ecam: Vec<EcamRegion>,
 }
 
 impl Host for FakeHost {
     fn device(&mut self, device: Sbdf) -> Result<RawDevice, HostError> {
         let raw = self.devices.get(&device).cloned();
         raw.ok_or_else(|| HostError(format!("{device}: no such device")))
+    }
+
+    fn ecam(&mut self) -> Result<Vec<EcamRegion>, HostError> {
+        Ok(self.ecam.clone())
     }
 
     fn arm(&mut self, device: Sbdf, _quirks: &[Quirk]) -> Result<(), HostError> {

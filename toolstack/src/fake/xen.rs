@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use pcidom_pci::Sbdf;
 use pcidom_xenbus::{DomId, Pirq};
 
+use crate::host::EcamRegion;
 use crate::hypervisor::{DomainInfo, Hypervisor, Right, XenError, errno};
 
 /// What the IOMMU has a device assigned to.
@@ -49,6 +50,8 @@ pub struct FakeXen {
     pub fault: Option<(u32, i32)>,
     /// Calls (counted down to 0) until the daemon is killed right before one.
     pub death: Option<u32>,
+    /// Xen leaves config space in memory alone (`mmcfg=0`).
+    pub no_ecam: bool,
     /// Calls that changed something or tried to, in order.
     pub log: Vec<String>,
 }
@@ -63,6 +66,7 @@ impl Default for FakeXen {
             vectors: 32,
             fault: None,
             death: None,
+            no_ecam: false,
             log: Vec::new(),
         }
     }
@@ -135,6 +139,11 @@ impl Hypervisor for FakeXen {
         let holdings = self.enter("xc_domain_iomem_permission", domain, &detail)?;
         change(&mut holdings.pages, first_page..first_page + pages, right);
         Ok(())
+    }
+
+    fn guards_ecam(&mut self, _region: &EcamRegion) -> Result<(), XenError> {
+        let call = "PHYSDEVOP_pci_mmcfg_reserved";
+        if self.no_ecam { Err(XenError { call, errno: errno::ENODEV }) } else { Ok(()) }
     }
 
     fn ioport_permission(

@@ -9,6 +9,8 @@ use pcidom_pci::Sbdf;
 use pcidom_xenbus::{DomId, Pirq};
 
 use super::library::{self, Missing};
+use super::xencall::Xencall;
+use crate::host::EcamRegion;
 use crate::hypervisor::{DomainInfo, Hypervisor, Right, XenError, errno};
 
 /// `xc_interface *`
@@ -59,6 +61,8 @@ struct Functions {
 pub struct Xenctrl {
     handle: NonNull<c_void>,
     functions: Functions,
+    /// `None` if it can't be loaded: then nothing of it is used.
+    calls: Option<Xencall>,
     /// Dropped last: the functions live in it.
     _library: Library,
 }
@@ -99,7 +103,7 @@ impl Xenctrl {
         let handle = unsafe { open(core::ptr::null_mut(), core::ptr::null_mut(), 0) };
         let handle = NonNull::new(handle)
             .ok_or_else(|| Missing::Open(io::Error::last_os_error()))?;
-        Ok(Self { handle, functions, _library: library })
+        Ok(Self { handle, functions, calls: Xencall::open(), _library: library })
     }
 
     fn handle(&self) -> Handle {
@@ -170,6 +174,12 @@ impl Hypervisor for Xenctrl {
             )
         };
         check(CALL, result)
+    }
+
+    fn guards_ecam(&mut self, region: &EcamRegion) -> Result<(), XenError> {
+        let call = "xencall_open";
+        let calls = self.calls.as_ref().ok_or(XenError { call, errno: errno::ENODEV })?;
+        calls.mmcfg_reserved(region)
     }
 
     fn ioport_permission(

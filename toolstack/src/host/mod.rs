@@ -1,10 +1,12 @@
 //! What dom0's Linux knows of a device, and what its pciback lets through for it.
 
+mod ecam;
 mod facts;
 pub mod sysfs;
 
 use pcidom_pci::Sbdf;
 
+pub use ecam::EcamRegion;
 pub use facts::{Bar, BarKind, DeviceFacts, MsixTable, Unquiet};
 
 /// dom0's view of a device can't be had, or can't be set.
@@ -45,6 +47,9 @@ pub struct RawDevice {
 pub trait Host {
     /// Reads all about a device. Config space comes from the hardware, not from a cache.
     fn device(&mut self, device: Sbdf) -> Result<RawDevice, HostError>;
+
+    /// Where firmware says that config space is in memory; nothing if it has no such table.
+    fn ecam(&mut self) -> Result<Vec<EcamRegion>, HostError>;
 
     /// Makes pciback let MSI(-X) enable and these registers through, as far as it does not
     /// do so already. It forgets both when a device leaves a frontend.

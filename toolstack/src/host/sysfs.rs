@@ -6,10 +6,12 @@ use std::path::PathBuf;
 
 use pcidom_pci::Sbdf;
 
-use super::{Host, HostError, Quirk, RawDevice};
+use super::{EcamRegion, Host, HostError, Quirk, RawDevice};
 
 /// Linux's name for xen-pciback.
 const DRIVER: &str = "bus/pci/drivers/pciback";
+/// The firmware's table of config space in memory.
+const MCFG: &str = "firmware/acpi/tables/MCFG";
 /// pciback shows its lists as far as one page goes: a list about that long may be cut.
 const PAGE_NEARLY: usize = 4000;
 
@@ -96,6 +98,14 @@ impl Host for Sysfs {
         let driver = fs::read_link(directory.join("driver")).unwrap_or_default();
         let on_pciback = driver.file_name().is_some_and(|name| name == "pciback");
         Ok(RawDevice { resources, irq, config, on_pciback })
+    }
+
+    fn ecam(&mut self) -> Result<Vec<EcamRegion>, HostError> {
+        match fs::read(self.root.join(MCFG)) {
+            Ok(table) => Ok(EcamRegion::parse(&table)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(failed(MCFG)(error)),
+        }
     }
 
     fn arm(&mut self, device: Sbdf, quirks: &[Quirk]) -> Result<(), HostError> {

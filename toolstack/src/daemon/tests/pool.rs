@@ -1,5 +1,6 @@
 use super::bed::{Bed, P, POOL, device};
 use crate::fake::{Holdings, Owner};
+use crate::host::EcamRegion;
 use crate::store::Permissions;
 use crate::verb::{Reply, Verb};
 
@@ -48,6 +49,57 @@ fn a_device_that_dom0_takes_back_leaves_the_pool() {
     assert_eq!(bed.xen.of(P), Holdings::default());
     bed.attach("g1", 2);
     bed.done();
+}
+
+const ECAM: &str = "/local/domain/1/pcidom/ecam/0000-01-00-0";
+
+fn with_ecam(guarded: bool) -> Bed {
+    let mut bed = Bed::new();
+    bed.xen.no_ecam = !guarded;
+    let region =
+        EcamRegion { base: 0xb000_0000, segment: 0, first_bus: 0, last_bus: 255 };
+    bed.host.ecam = vec![region];
+    bed.unwatch_everything();
+    bed.start();
+    bed
+}
+
+#[test]
+fn pcidom_may_read_config_space_of_its_pool_and_nothing_more() {
+    let mut bed = with_ecam(true);
+    assert_eq!(bed.get(ECAM).as_deref(), Some("721152"));
+    let pages = [0xb_0100, 0xb_0200].into();
+    assert_eq!(bed.xen.of(P), Holdings { pages, ..Holdings::default() });
+    let control = bed.store.permissions(ECAM).unwrap();
+    assert_eq!(control, Permissions::shared(super::bed::DOM0, P));
+    // Lent or not makes no difference.
+    bed.attach("g1", 1);
+    bed.done();
+    assert_eq!(bed.xen.of(P).pages, [0xb_0100, 0xb_0200].into());
+    bed.set(&format!("{POOL}/state-1"), "5");
+    bed.settle();
+    assert_eq!(bed.xen.of(P).pages, [0xb_0100].into());
+    assert_eq!(bed.get("/local/domain/1/pcidom/ecam/0000-02-00-0"), None);
+}
+
+#[test]
+fn config_space_of_a_device_that_left_without_a_daemon_is_taken_back() {
+    let mut bed = with_ecam(true);
+    bed.unwatch_everything();
+    bed.set(&format!("{POOL}/state-0"), "5");
+    bed.start();
+    assert_eq!(bed.get(ECAM), None);
+    assert_eq!(bed.xen.of(P).pages, [0xb_0200].into());
+}
+
+/// With Xen's option mmcfg=0 a page would be writable.
+#[test]
+fn pcidom_gets_no_config_space_that_xen_does_not_guard() {
+    let mut bed = with_ecam(false);
+    bed.attach("g1", 1);
+    bed.done();
+    assert_eq!(bed.get(ECAM), None);
+    assert_eq!(bed.xen.of(P), Holdings::default());
 }
 
 #[test]
