@@ -228,6 +228,12 @@ impl Hypervisor for SimHypervisor {
     ) -> Result<(), XenError> {
         let allow = right == Right::Grant;
         self.call("xc_domain_iomem_permission", |xen| {
+            if allow && !xen.owns_bar_at(domain, first_page) {
+                // Rights without an IOMMU context end in VT-d faults.
+                xen.violation(format!(
+                    "page {first_page:#x} was given to {domain} first"
+                ));
+            }
             xen.iomem_permission(DomId::DOM0, domain, first_page, pages, allow)
         })
     }

@@ -95,8 +95,11 @@ fn a_dead_guests_page_is_let_go_after_the_reset_and_not_before() {
     let unmapped = place(&|deed| matches!(deed, Deed::Unmap { .. }));
     let deassigned = place(&|deed| matches!(deed, Deed::Deassign { .. }));
     let reset = place(&|deed| matches!(deed, Deed::Reset { .. }));
-    let gone = place(&|deed| *deed == Deed::Gone(domain));
-    assert!(unmapped < deassigned && deassigned < reset && reset < gone);
+    let let_go = place(
+        &|deed| matches!(deed, Deed::PageUnmapped { owner, .. } if *owner == domain),
+    );
+    assert!(unmapped < deassigned && deassigned < reset && reset < let_go);
+    assert!(let_go < place(&|deed| *deed == Deed::Gone(domain)));
     scene.check_nothing_lent();
 }
 

@@ -1,7 +1,7 @@
 //! `do_pci_op` of xen-pcifront: one op at a time, polled for, given up after 2 s.
 
 use pcidom_script::Instant;
-use pcidom_xenbus::pciif::{self, MAX_MSIX_ENTRIES, RawMsixEntry, RawOp, word};
+use pcidom_xenbus::pciif::{self, MAX_MSIX_ENTRIES, RawMsixEntry, RawOp, command, word};
 use pcidom_xenbus::{DomId, Port, SharedPage};
 
 use super::OP_TIMEOUT;
@@ -80,7 +80,10 @@ impl Transport {
         let _: bool = xen.take_event(domain, *port);
         if page.load(word::FLAGS) & pciif::FRONT_ACTIVE == 0 {
             let raw = pciif::load_op(page);
-            let entries = pciif::load_msix(page, MAX_MSIX_ENTRIES);
+            // Linux copies the entries back after every op, and looks at them after this.
+            let asked = op.op.cmd == command::ENABLE_MSIX;
+            let count = if asked { MAX_MSIX_ENTRIES } else { 0 };
+            let entries = pciif::load_msix(page, count);
             return Some(OpAnswer {
                 raw,
                 entries,

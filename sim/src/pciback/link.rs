@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use pcidom_pci::{Sbdf, VirtualBdf};
-use pcidom_script::Instant;
 use pcidom_xenbus::pciif::MAGIC;
 use pcidom_xenbus::{DomId, GrantRef, Port, XenbusState};
 
+use super::serve::Working;
 use super::{LinuxPciback, back_dir};
 use crate::store::{Connection, Errno};
 use crate::xen::Xen;
@@ -28,8 +28,8 @@ pub(super) struct BackLink {
     pub(super) frontend: DomId,
     pub(super) devices: BTreeMap<VirtualBdf, Sbdf>,
     pub(super) attached: Option<Attached>,
-    /// An op that is being worked on, and when it is done.
-    pub(super) working: Option<Instant>,
+    /// The op that is being worked on.
+    pub(super) working: Option<Working>,
     pub(super) served: u64,
     /// Vectors that Linux believes it has mapped, per device: MSI-X or not, and how many.
     pub(super) vectors: BTreeMap<Sbdf, super::serve::Vectors>,

@@ -23,10 +23,17 @@ pub(super) enum Vectors {
     Msix(Vec<Pirq>),
 }
 
+/// An op, copied out when its work began, and when that is done.
+#[derive(Debug)]
+pub(super) struct Working {
+    op: RawOp,
+    done: Instant,
+}
+
 impl BackLink {
     /// When the op in work is done.
-    pub(super) const fn deadline(&self) -> Option<Instant> {
-        self.working
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.working.as_ref().map(|working| working.done)
     }
 
     /// Looks at the port and the flags: a new op goes to the worker.
@@ -35,25 +42,29 @@ impl BackLink {
         let _: bool = xen.take_event(DomId::DOM0, *port);
         let active = page.load(word::FLAGS) & pciif::FRONT_ACTIVE != 0;
         if active && self.working.is_none() && !behaviour.mute {
-            self.working = Some(now.after(xen.agenda().delay(&behaviour.op)));
+            let done = now.after(xen.agenda().delay(&behaviour.op));
+            self.working = Some(Working { op: pciif::load_op(page), done });
         }
     }
 
     /// Does the op whose time has come, answers it, and looks for the next one.
     pub(super) fn serve_due(&mut self, xen: &Xen, behaviour: &Behaviour, now: Instant) {
-        if self.working.is_none_or(|done| done > now) || behaviour.mute {
-            if behaviour.mute {
-                self.working = None;
-            }
+        if behaviour.mute {
+            self.working = None;
             return;
         }
-        self.working = None;
-        let Some((page, port)) =
-            self.attached.as_ref().map(|open| (open.page.clone(), open.port))
+        let Some(Working { op, .. }) = self.working.take_if(|work| work.done <= now)
         else {
             return;
         };
-        let op = pciif::load_op(&page);
+        let open = self.attached.as_ref().map(|open| (open.page.clone(), open.port));
+        let Some((page, port)) = open else { return };
+        let active = page.load(word::FLAGS) & pciif::FRONT_ACTIVE != 0;
+        if !active || !same_request(&op, &pciif::load_op(&page)) {
+            // Its answer goes to whatever is there now: Linux does not look.
+            let frontend = self.frontend;
+            xen.violation(format!("domain {frontend} took a request back: {op:?}"));
+        }
         let (err, value) = self.serve(xen, &op, &page);
         page.store(word::OP_ERR, err.cast_unsigned());
         page.store(word::OP_VALUE, value);
@@ -189,6 +200,13 @@ impl BackLink {
         let pending = page.load(word::FLAGS) & pciif::BACK_ACTIVE != 0;
         (!pending).then(|| page.load(word::AER_ERR).cast_signed())
     }
+}
+
+/// Whether the slot still holds what was copied out of it.
+fn same_request(copied: &RawOp, now: &RawOp) -> bool {
+    let asked =
+        |op: &RawOp| (op.cmd, op.domain, op.bus, op.devfn, op.offset, op.size, op.value);
+    asked(copied) == asked(now)
 }
 
 /// `xen_pcibk_config_read` and `_write` behind the checks of `valid_request`.

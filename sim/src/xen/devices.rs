@@ -255,6 +255,12 @@ impl Xen {
         pages.collect()
     }
 
+    /// Whether a device of this domain has a BAR with this page.
+    pub(crate) fn owns_bar_at(&self, domain: DomId, page: u64) -> bool {
+        let own = self.devices_of(domain);
+        own.into_iter().any(|device| self.bar_pages(device).contains(&page))
+    }
+
     pub(super) fn devices_of(&self, domain: DomId) -> Vec<Sbdf> {
         let state = self.state();
         let own = state.devices.iter().filter(|(_, device)| device.owner == domain);

@@ -151,6 +151,11 @@ impl Xen {
         self.with_port(caller, port, take).unwrap_or(false)
     }
 
+    /// Whether events of a port are held back.
+    pub fn is_masked(&self, domain: DomId, port: Port) -> bool {
+        self.with_port(domain, port, |channel| channel.masked).unwrap_or(false)
+    }
+
     /// Whether the port leads to a port of another domain.
     pub fn is_connected(&self, domain: DomId, port: Port) -> bool {
         let end = self.with_port(domain, port, |channel| channel.end);

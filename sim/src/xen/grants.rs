@@ -4,6 +4,7 @@ use pcidom_xenbus::{DomId, GrantRef};
 
 use super::domains::Life;
 use super::errno::{EBUSY, EINVAL, ESRCH};
+use super::record::Deed;
 use super::{Xen, XenResult, refused};
 use crate::agenda::Happening;
 use crate::page::SimPage;
@@ -109,23 +110,24 @@ impl Xen {
     /// `GNTTABOP_unmap_grant_ref`. What a dying domain waited for may be over now.
     pub fn unmap_grant(&self, mapping: &Mapping) -> XenResult<()> {
         let call = "unmap_grant_ref";
-        let dying = {
+        let (by, dying) = {
             let mut state = self.state_mut();
             let Some(domain) = state.domains.get_mut(&mapping.owner) else {
                 return refused(call, ESRCH);
             };
-            let over = match domain.grants.get_mut(&mapping.reference) {
+            let (by, over) = match domain.grants.get_mut(&mapping.reference) {
                 Some(grant) if grant.mapped > 0 => {
                     grant.mapped -= 1;
-                    grant.mapped == 0 && grant.ended
+                    (grant.to, grant.mapped == 0 && grant.ended)
                 }
                 _ => return refused(call, EINVAL),
             };
             if over {
                 domain.grants.remove(&mapping.reference);
             }
-            domain.life == Life::Dying
+            (by, domain.life == Life::Dying)
         };
+        self.note(Deed::PageUnmapped { owner: mapping.owner, by });
         if dying {
             let delay = self.delays().event;
             self.agenda().within(&delay, Happening::Complete(mapping.owner));

@@ -68,6 +68,13 @@ pub enum Deed {
         /// The device.
         device: Sbdf,
     },
+    /// A page of a domain was unmapped by another one.
+    PageUnmapped {
+        /// Whose page.
+        owner: DomId,
+        /// Who had it mapped.
+        by: DomId,
+    },
     /// A domain's teardown began.
     Dying(DomId),
     /// A domain is gone.
