@@ -62,7 +62,8 @@ pub(crate) fn command(
     };
     qemu.arg("-serial").arg(format!("file:{}", files.com2.display()));
     qemu.arg("-kernel").arg(base.hypervisor());
-    qemu.args(["-append", XEN_ARGUMENTS]);
+    // Xen takes the later of two options that contradict each other.
+    qemu.arg("-append").arg(format!("{XEN_ARGUMENTS} {}", scenario.xen));
     // Modules are separated by commas, so a comma in a path is doubled.
     let module = |path: &Path| path.display().to_string().replace(',', ",,");
     qemu.arg("-initrd").arg(format!(

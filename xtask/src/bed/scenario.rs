@@ -28,6 +28,8 @@ pub(crate) struct Scenario {
     pub(crate) soak: Option<Soak>,
     /// A test variant of the image that must be in dom0 too.
     pub(crate) image: Option<String>,
+    /// What Xen's command line has at its end.
+    pub(crate) xen: String,
     /// The PCI devices of the machine, in bus order.
     pub(crate) devices: Vec<Device>,
     /// How many regions guests must report per disk, at least.
@@ -94,6 +96,7 @@ impl Scenario {
             needs_probe: false,
             soak: None,
             image: None,
+            xen: String::new(),
             devices: Vec::new(),
             regions: Vec::new(),
         };
@@ -120,6 +123,7 @@ impl Scenario {
             "about" => value.clone_into(&mut self.about),
             "timeout" => self.timeout = Duration::from_secs(value.parse()?),
             "image" => self.image = Some(value.to_owned()),
+            "xen" => value.clone_into(&mut self.xen),
             "device" => self.devices.push(Device::parse(value)?),
             "pcidom" => self.needs_pcidom = yes_or_no(value)?,
             "on_demand" => self.on_demand = yes_or_no(value)?,
@@ -178,10 +182,12 @@ mod tests {
         let scenario = parse(
             "# a remark\nabout = two things\ntimeout = 60\npcidom = no\n\
              image = probe-bar\ndevice = disk0 nvme 16M\ndevice = net0 e1000e\n\
-             regions = disk0 2\non_demand = yes\nprobe = yes\nsoak = 8 1\n",
+             regions = disk0 2\non_demand = yes\nprobe = yes\nsoak = 8 1\n\
+             xen = iommu=0 extra_guest_irqs=4\n",
         )
         .unwrap();
         assert!(scenario.on_demand && scenario.needs_probe);
+        assert_eq!(scenario.xen, "iommu=0 extra_guest_irqs=4");
         assert_eq!(scenario.soak, Some(Soak { rounds: 8, seed: 1 }));
         assert_eq!(scenario.about, "two things");
         assert_eq!(scenario.timeout, Duration::from_secs(60));
