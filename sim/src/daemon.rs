@@ -107,7 +107,7 @@ impl DaemonProcess {
             guest: guest.to_string(),
             device: Bdf(device),
             slot: None,
-            pcidom: pcidom.into(),
+            pcidom: Some(pcidom.into()),
         })
     }
 
@@ -123,7 +123,7 @@ impl DaemonProcess {
             guest: guest.to_string(),
             device: Bdf(device),
             force,
-            pcidom: pcidom.into(),
+            pcidom: Some(pcidom.into()),
         })
     }
 
@@ -214,6 +214,7 @@ impl Hypervisor for SimHypervisor {
             let life = xen.life(domain);
             Ok(life.map(|life| DomainInfo {
                 dying: life == domains::Life::Dying,
+                paused: xen.is_paused(domain),
                 ..DomainInfo::default()
             }))
         })

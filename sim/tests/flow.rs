@@ -68,7 +68,8 @@ fn a_linux_guest_drives_an_nvme_through_pcidom_with_msix() {
 fn a_guest_that_boots_after_the_attach_finds_its_device() {
     let mut scene = Scene::ready(2, 1);
     let device = scene.device(0);
-    let domain = scene.xl.create("guest", DomainConfig::default());
+    let paused = DomainConfig { paused: true, ..DomainConfig::default() };
+    let domain = scene.xl.create("guest", paused);
     let reply = scene.attach(domain, device);
     assert!(matches!(reply, Reply::Done { .. }), "{reply:?}");
     scene.world.run_for(Duration::from_secs(10));

@@ -10,9 +10,6 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// Name of the pcidom if none is given: the one in `pcidom.cfg`.
-const PCIDOM: &str = "pcidom";
-
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Lend a device of the pool to a guest.
@@ -22,9 +19,9 @@ pub(crate) enum Command {
         /// PCI_SPEC_STRING: [DDDD:]BB:SS.F[@VSLOT][,key=value...]
         #[arg(value_name = "BDF[@VSLOT][,key=value...]")]
         spec: String,
-        /// The pcidom whose pool the device is in.
-        #[arg(long, default_value = PCIDOM)]
-        pcidom: String,
+        /// The pcidom whose pool the device is in, if there are several.
+        #[arg(long)]
+        pcidom: Option<String>,
     },
     /// Take a device back from a guest.
     Detach {
@@ -36,17 +33,17 @@ pub(crate) enum Command {
         /// [DDDD:]BB:SS.F
         #[arg(value_name = "BDF")]
         spec: String,
-        /// The pcidom whose pool the device is in.
-        #[arg(long, default_value = PCIDOM)]
-        pcidom: String,
+        /// The pcidom whose pool the device is in, if there are several.
+        #[arg(long)]
+        pcidom: Option<String>,
     },
     /// List the devices that are lent, to one guest or to all.
     List {
         /// Name or domid of the guest.
         guest: Option<String>,
-        /// The pcidom whose pool the devices are in.
-        #[arg(long, default_value = PCIDOM)]
-        pcidom: String,
+        /// The pcidom whose pool the devices are in, if there are several.
+        #[arg(long)]
+        pcidom: Option<String>,
     },
     /// Show pools, loans, interrupt leases, and what pcidoms say of themselves.
     Status {
@@ -60,7 +57,11 @@ pub(crate) enum Command {
     /// Run the daemon that does all this; one per host.
     Daemon {
         /// Name of a domain that is a pcidom; may be given several times.
-        #[arg(long, default_value = PCIDOM)]
+        #[arg(long, default_value = "pcidom")]
         pcidom: Vec<String>,
+        /// Lend devices although Xen does not remap interrupts: a guest with a device can
+        /// then forge interrupts of the host.
+        #[arg(long)]
+        allow_no_intremap: bool,
     },
 }

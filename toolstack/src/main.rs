@@ -57,10 +57,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 other => Err(other),
             })
         }
-        Command::Daemon { pcidom } => {
+        Command::Daemon { pcidom, allow_no_intremap } => {
             let filter = env_logger::Env::default().default_filter_or("info");
             env_logger::Builder::from_env(filter).format_timestamp_millis().init();
-            serve::run(pcidom).map(|()| ExitCode::SUCCESS)
+            serve::run(pcidom, allow_no_intremap).map(|()| ExitCode::SUCCESS)
         }
     }
 }

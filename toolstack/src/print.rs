@@ -24,6 +24,9 @@ pub fn list(lines: &[ListLine], with_guest: bool) -> String {
 pub fn status(status: &Status) -> String {
     let mut text =
         format!("daemon {}, serves {}\n", status.daemon, status.names.join(", "));
+    if let Some(trouble) = &status.trouble {
+        text += &format!("trouble: {trouble}\n");
+    }
     if status.pcidoms.is_empty() {
         text += "no pcidom runs: start one with: xl create pcidom.cfg\n";
     }

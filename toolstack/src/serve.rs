@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, flock};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::daemon::{Daemon, Env};
+use crate::daemon::{Daemon, Env, Found, Protection, remapping_in_log};
 use crate::ffi::Xenctrl;
 use crate::host::sysfs::Sysfs;
 use crate::hypervisor::Hypervisor;
@@ -94,9 +94,29 @@ impl Parts {
     }
 }
 
+/// What Xen says of itself. What it doesn't say is logged, and unknown.
+fn protection(xen: &mut Xenctrl, allow_no_intremap: bool) -> Protection {
+    let iommu = match xen.has_directio() {
+        Ok(true) => Found::Yes,
+        Ok(false) => Found::No,
+        Err(error) => {
+            log::warn!("whether there is an IOMMU can't be told: {error}");
+            Found::Unknown
+        }
+    };
+    let remapping = match xen.console_log() {
+        Ok(log) => remapping_in_log(&log),
+        Err(error) => {
+            log::warn!("Xen's log can't be read: {error}");
+            Found::Unknown
+        }
+    };
+    Protection { iommu, remapping, allow_no_intremap }
+}
+
 /// Runs the daemon until a signal ends it. Loans live on without it; the next one takes
 /// them up.
-pub fn run(names: Vec<String>) -> anyhow::Result<()> {
+pub fn run(names: Vec<String>, allow_no_intremap: bool) -> anyhow::Result<()> {
     let _lock = lock()?;
     let xen = Xenctrl::open()?;
     let store = Connection::open().context("XenStore can't be reached")?;
@@ -109,7 +129,8 @@ pub fn run(names: Vec<String>) -> anyhow::Result<()> {
     for signal in [SIGTERM, SIGINT, SIGHUP] {
         signal_hook::low_level::pipe::register(signal, signalled.try_clone()?)?;
     }
-    let mut daemon = Daemon::new(names.clone());
+    let protection = protection(&mut parts.xen, allow_no_intremap);
+    let mut daemon = Daemon::new(names.clone()).protected_by(protection);
     daemon.start(&mut parts.env())?;
     log::info!("serving pcidoms named {}; verbs at {SOCKET}", names.join(", "));
     while matches!(signals.read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)

@@ -19,7 +19,10 @@ pub struct Spec {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadSpec {
     /// xl would not take it either.
-    #[error("malformed PCI_SPEC_STRING \"{0}\"")]
+    #[error(
+        "malformed PCI_SPEC_STRING \"{0}\": write [DDDD:]BB:SS.F[@VSLOT][,key=value...]; \
+         pcidomctl status shows the devices there are"
+    )]
     Malformed(String),
     /// xl takes it, pcidom has nothing that would do it.
     #[error("{key}={value} is not supported: pcidom takes {key}={only} only")]

@@ -42,8 +42,8 @@ pub enum Verb {
         device: Bdf,
         /// The virtual slot, if one is asked for.
         slot: Option<u8>,
-        /// Whose pool it is in.
-        pcidom: String,
+        /// Whose pool it is in; if none is named, the only one's.
+        pcidom: Option<String>,
     },
     /// Take a device back.
     Detach {
@@ -53,15 +53,15 @@ pub enum Verb {
         device: Bdf,
         /// Don't ask the guest's driver.
         force: bool,
-        /// Whose pool it is in.
-        pcidom: String,
+        /// Whose pool it is in; if none is named, the only one's.
+        pcidom: Option<String>,
     },
     /// What is lent.
     List {
         /// To this guest only.
         guest: Option<String>,
-        /// Out of this one's pool.
-        pcidom: String,
+        /// Out of this one's pool; if none is named, the only one's.
+        pcidom: Option<String>,
     },
     /// All the daemon knows.
     Status {
@@ -145,6 +145,8 @@ pub struct Status {
     pub daemon: String,
     /// Names that make a domain a pcidom.
     pub names: Vec<String>,
+    /// What the host lacks, and what to do about it.
+    pub trouble: Option<String>,
     /// Those that run.
     pub pcidoms: Vec<PcidomLine>,
 }
@@ -208,7 +210,7 @@ mod tests {
             guest: "g\n1".into(),
             device: Bdf("01:00.0".parse().unwrap()),
             slot: Some(3),
-            pcidom: "pcidom".into(),
+            pcidom: Some("pcidom".into()),
         };
         let request = Request { version: VERSION, verb };
         let line = serde_json::to_string(&request).unwrap();

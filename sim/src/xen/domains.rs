@@ -33,6 +33,8 @@ pub struct DomainConfig {
     pub iommu: bool,
     /// pirqs above the GSIs (`extra_guest_irqs=`).
     pub extra_irqs: u16,
+    /// Held by the toolstack (`xl create -p`), and not let go.
+    pub paused: bool,
 }
 
 /// `extra_guest_irqs` of Xen's command line, for a domU that nothing says more about.
@@ -40,7 +42,7 @@ pub const DEFAULT_EXTRA_IRQS: u16 = 32;
 
 impl Default for DomainConfig {
     fn default() -> Self {
-        Self { iommu: true, extra_irqs: DEFAULT_EXTRA_IRQS }
+        Self { iommu: true, extra_irqs: DEFAULT_EXTRA_IRQS, paused: false }
     }
 }
 
@@ -81,7 +83,7 @@ impl Domain {
     }
 
     pub(super) fn dom0() -> Self {
-        Self::new(true, DomainConfig { iommu: true, extra_irqs: 256 })
+        Self::new(true, DomainConfig { extra_irqs: 256, ..DomainConfig::default() })
     }
 }
 
@@ -103,6 +105,11 @@ impl Xen {
     /// All domains there are, dying ones too.
     pub fn domains(&self) -> Vec<DomId> {
         self.state().domains.keys().copied().collect()
+    }
+
+    /// Whether the toolstack holds `domain`.
+    pub fn is_paused(&self, domain: DomId) -> bool {
+        self.state().domains.get(&domain).is_some_and(|d| d.config.paused)
     }
 
     /// Whether `domain` runs.

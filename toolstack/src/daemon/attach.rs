@@ -4,10 +4,9 @@ use pcidom_loan::{LoanId, MAX_LOANS, Outcome, Phase};
 use pcidom_pci::Sbdf;
 use pcidom_xenbus::{DomId, XenbusState};
 
+use super::guest_config;
 use super::link::{self, Standing};
-use super::loan::{
-    CONNECT_DEADLINE, Loan, NOTICE_DEADLINE, RESET_DEADLINE, Waiter, state,
-};
+use super::loan::{CONNECT_DEADLINE, Loan, RESET_DEADLINE, Waiter, state};
 use super::rights;
 use super::{Client, Daemon, Env, Failure, Record, Stage, paths};
 use crate::host::DeviceFacts;
@@ -32,8 +31,11 @@ impl Daemon {
         &mut self,
         env: &mut Env<'_>,
         client: Client,
-        (guest, device, slot, pcidom): (&str, Sbdf, Option<u8>, &str),
+        (guest, device, slot, pcidom): (&str, Sbdf, Option<u8>, Option<&str>),
     ) -> Result<(), Failure> {
+        if let Some(refusal) = self.protection.refusal() {
+            return Err(refused(refusal));
+        }
         let pcidom = self.find_pcidom(pcidom)?;
         let guest = self.check_guest(env, guest, pcidom)?;
         self.check_device(device, pcidom)?;
@@ -83,14 +85,17 @@ impl Daemon {
         let (domain, name) = find_domain(env, text)?;
         let about = |text: &str| Err(refused(format!("{name} {text}")));
         if domain == DomId::DOM0 || self.pcidoms.contains_key(&domain) {
-            return about("is no guest: devices are lent to other domains");
+            return about("is no guest: devices are lent to other domains, see xl list");
         }
         let info = env.xen.domain(domain)?;
         let Some(info) = info.filter(|info| !info.dying) else {
             return about("is being destroyed");
         };
         if info.hvm {
-            return about("is no PV guest, and only those have a PCI frontend");
+            return about(
+                "is no PV guest, and only those have a PCI frontend: write type=\"pv\" in its \
+                 config and create it anew",
+            );
         }
         if !env.store.list(&paths::stock_link(domain))?.is_empty() {
             return about(
@@ -109,10 +114,19 @@ impl Daemon {
                 loan.record.pcidom
             ));
         }
-        match env.store.read(&paths::vm(domain))? {
-            Some(vm) => Ok(Guest { domain, name, vm }),
-            None => about("is being destroyed"),
+        let Some(vm) = env.store.read(&paths::vm(domain))? else {
+            return about("is being destroyed");
+        };
+        let uuid = vm.trim_start_matches("/vm/");
+        let record = env.host.domain_config(domain, uuid).unwrap_or_default();
+        let missing = guest_config::missing_settings(&record).join(" and ");
+        if !missing.is_empty() {
+            return about(&format!(
+                "was created without {missing}, so no device works in it: write that in its \
+                 config and create it anew"
+            ));
         }
+        Ok(Guest { domain, name, vm })
     }
 
     fn check_device(&self, device: Sbdf, pcidom: DomId) -> Result<(), Failure> {
@@ -212,7 +226,7 @@ impl Daemon {
         if let Some(loan) = self.loans.get_mut(&id) {
             loan.record = record;
             loan.lent_at = env.now;
-            loan.deadline = loan.waiter.map(|_| env.now.after(NOTICE_DEADLINE));
+            loan.deadline = loan.waiter.map(|_| env.now.after(CONNECT_DEADLINE));
             log::info!("{}: lent", loan.title(id));
         }
         self.watch_link(env, ends, true)
@@ -240,30 +254,32 @@ impl Daemon {
         let done = |text: String| Ok(Some(Reply::Done { text }));
         let front = state(env.store, &paths::front(record.guest()))?;
         let paused = env.xen.domain(record.guest())?.is_some_and(|info| info.paused);
-        let not_yet = format!("{device} is lent, but {guest} has not connected yet");
+        let late = loan.lent_at.after(CONNECT_DEADLINE);
+        let seconds = CONNECT_DEADLINE.as_secs();
+        let not_yet = |why| format!("{device} is lent, but {guest} {why}");
         let outcome = match (state(env.store, &back)?, exported, front) {
             (XenbusState::Connected, XenbusState::Initialised, _) => done(String::new()),
             (_, XenbusState::Closing | XenbusState::Closed, _) => {
                 Err(format!("pcidom could not put {device} on the link of {guest}"))
             }
-            (_, _, XenbusState::Initialising) => {
-                let notice = loan.lent_at.after(NOTICE_DEADLINE);
-                loan.deadline = Some(notice);
-                if paused || notice <= env.now { done(not_yet) } else { Ok(None) }
+            (_, _, XenbusState::Initialising) if paused => done(not_yet(
+                "is paused and has not connected yet: it does when it runs (xl unpause)",
+            )),
+            (_, _, XenbusState::Closing | XenbusState::Closed) => {
+                done(not_yet("has not connected yet: see its kernel log"))
             }
-            (_, _, XenbusState::Closing | XenbusState::Closed) => done(not_yet),
-            _ => {
-                let late = loan.lent_at.after(CONNECT_DEADLINE);
+            (_, _, _) if env.now < late => {
                 loan.deadline = Some(late);
-                if late <= env.now {
-                    Err(format!(
-                        "{guest} did not take {device} in {} s: see its kernel log",
-                        CONNECT_DEADLINE.as_secs()
-                    ))
-                } else {
-                    Ok(None)
-                }
+                Ok(None)
             }
+            (_, _, XenbusState::Initialising) => Err(format!(
+                "{guest} did not connect in {seconds} s: it needs xen-pcifront, and must have \
+                 booted; look at xl console {guest}, then attach {device} again"
+            )),
+            _ => Err(format!(
+                "{guest} did not take {device} in {seconds} s: see its kernel log \
+                 (xl console {guest})"
+            )),
         };
         match outcome {
             Ok(Some(reply)) => {

@@ -16,7 +16,7 @@ impl Daemon {
         &mut self,
         env: &mut Env<'_>,
         client: Client,
-        (guest, device, force, pcidom): (&str, Sbdf, bool, &str),
+        (guest, device, force, pcidom): (&str, Sbdf, bool, Option<&str>),
     ) -> Result<(), Failure> {
         let pcidom = self.find_pcidom(pcidom)?;
         let (domain, name) = find_domain(env, guest)?;

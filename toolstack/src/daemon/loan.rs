@@ -13,14 +13,13 @@ use crate::verb::Reply;
 
 /// pcidom resets a device, by the slowest method with all waits the specification asks for.
 pub(super) const RESET_DEADLINE: Duration = Duration::from_secs(30);
-/// A link that changes settles within libxl's `wait_for_backend`; twice that for a guest
-/// that boots.
+/// A frontend that is there connects in less than libxl's `wait_for_backend` of 10 s; a guest
+/// that boots gets three times that.
 pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
 /// A guest's driver lets go: libxl's `wait_for_backend`.
 pub(super) const DETACH_DEADLINE: Duration = Duration::from_secs(10);
-/// A frontend that is there notices its new directory; one that isn't is waited for no
-/// longer than a person would.
-pub(super) const NOTICE_DEADLINE: Duration = Duration::from_secs(3);
+/// XenStore is tried again after this.
+pub(super) const RETRY: Duration = Duration::from_secs(3);
 
 /// Who waits for what.
 #[derive(Clone, Copy, Debug)]
@@ -169,7 +168,7 @@ impl Daemon {
 
     /// XenStore failed in the middle of a step: try again in a while, not at once.
     fn put_off(&mut self, env: &Env<'_>, id: LoanId) {
-        let later = env.now.after(NOTICE_DEADLINE);
+        let later = env.now.after(RETRY);
         if let Some(loan) = self.loans.get_mut(&id)
             && loan.is_due(env.now)
         {

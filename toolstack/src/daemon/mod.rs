@@ -25,11 +25,13 @@ mod attach;
 mod detach;
 mod ecam;
 mod ending;
+mod guest_config;
 mod lease;
 mod link;
 mod loan;
 mod paths;
 mod pool;
+mod protection;
 mod record;
 mod rights;
 mod status;
@@ -49,6 +51,7 @@ use crate::store::{Fired, Store, StoreError};
 use crate::verb::{Reply, Verb};
 use loan::Loan;
 use pool::Pcidom;
+pub use protection::{Found, Protection, remapping_in_log};
 pub use record::{Leases, Record, Stage};
 use status::Query;
 
@@ -102,11 +105,12 @@ pub struct Daemon {
     queries: Vec<Query>,
     query_number: u64,
     replies: VecDeque<(Client, Reply)>,
+    protection: Protection,
 }
 
 impl Daemon {
     /// A daemon for the domains with these names.
-    pub const fn new(names: Vec<String>) -> Self {
+    pub fn new(names: Vec<String>) -> Self {
         Self {
             names,
             pcidoms: BTreeMap::new(),
@@ -115,13 +119,25 @@ impl Daemon {
             queries: Vec::new(),
             query_number: 0,
             replies: VecDeque::new(),
+            protection: Protection::default(),
         }
+    }
+
+    /// Says what protects this host; otherwise all there is does.
+    #[must_use]
+    pub fn protected_by(mut self, protection: Protection) -> Self {
+        self.protection = protection;
+        self
     }
 
     /// Takes up what the record says, and looks at everything once.
     pub fn start(&mut self, env: &mut Env<'_>) -> Result<(), Failure> {
         let (generation, records) = record::load(env)?;
         self.generation = generation;
+        self.protection.remember(env)?;
+        if let Some(trouble) = self.protection.trouble() {
+            log::warn!("{trouble}");
+        }
         for (id, record) in records {
             log::info!("found loan {id}: {} of {}", record.device.0, record.guest_name);
             let mut loan = Loan::new(record);
@@ -147,14 +163,14 @@ impl Daemon {
     pub fn ask(&mut self, env: &mut Env<'_>, client: Client, verb: &Verb) {
         log::debug!("asked: {verb:?}");
         let result = match verb {
-            Verb::Attach { guest, device, slot, pcidom } => {
-                self.attach(env, client, (guest, device.0, *slot, pcidom)).map(|()| None)
-            }
-            Verb::Detach { guest, device, force, pcidom } => {
-                self.detach(env, client, (guest, device.0, *force, pcidom)).map(|()| None)
-            }
+            Verb::Attach { guest, device, slot, pcidom } => self
+                .attach(env, client, (guest, device.0, *slot, pcidom.as_deref()))
+                .map(|()| None),
+            Verb::Detach { guest, device, force, pcidom } => self
+                .detach(env, client, (guest, device.0, *force, pcidom.as_deref()))
+                .map(|()| None),
             Verb::List { guest, pcidom } => {
-                self.list(env, guest.as_deref(), pcidom).map(Some)
+                self.list(env, guest.as_deref(), pcidom.as_deref()).map(Some)
             }
             Verb::Status { pcidom } => {
                 self.status(env, client, pcidom.as_deref()).map(|()| None)

@@ -11,6 +11,11 @@ pub(super) fn generation() -> String {
     format!("{RECORD}/generation")
 }
 
+/// Whether Xen remaps interrupts, once that is known.
+pub(super) fn remapping() -> String {
+    format!("{RECORD}/remapping")
+}
+
 pub(super) fn records() -> String {
     format!("{RECORD}/loans")
 }

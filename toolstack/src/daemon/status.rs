@@ -35,7 +35,7 @@ impl Daemon {
         &mut self,
         env: &mut Env<'_>,
         guest: Option<&str>,
-        pcidom: &str,
+        pcidom: Option<&str>,
     ) -> Result<Reply, Failure> {
         let pcidom = self.find_pcidom(pcidom)?;
         let guest = match guest {
@@ -75,7 +75,7 @@ impl Daemon {
         pcidom: Option<&str>,
     ) -> Result<(), Failure> {
         let pcidoms: Vec<DomId> = match pcidom {
-            Some(name) => vec![self.find_pcidom(name)?],
+            Some(name) => vec![self.find_pcidom(Some(name))?],
             None => self.pcidoms.keys().copied().collect(),
         };
         self.query_number += 1;
@@ -115,6 +115,7 @@ impl Daemon {
             let status = Status {
                 daemon: env!("CARGO_PKG_VERSION").into(),
                 names: self.names.clone(),
+                trouble: self.protection.trouble().map(Into::into),
                 pcidoms,
             };
             self.replies.push_back((query.client, Reply::Status { status }));

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pcidom_pci::Sbdf;
+use pcidom_xenbus::DomId;
 
 use crate::host::{EcamRegion, Host, HostError, Quirk, RawDevice};
 
@@ -39,9 +40,15 @@ pub struct FakeHost {
     pub armed: BTreeSet<Sbdf>,
     /// What the firmware's MCFG table says.
     pub ecam: Vec<EcamRegion>,
+    /// libxl's records, by domain.
+    pub configs: BTreeMap<DomId, String>,
 }
 
 impl Host for FakeHost {
+    fn domain_config(&mut self, domain: DomId, _uuid: &str) -> Option<String> {
+        self.configs.get(&domain).cloned()
+    }
+
     fn device(&mut self, device: Sbdf) -> Result<RawDevice, HostError> {
         let raw = self.devices.get(&device).cloned();
         raw.ok_or_else(|| HostError(format!("{device}: no such device")))

@@ -3,19 +3,27 @@
 use std::fs;
 use std::path::Path;
 
-use libloading::Library;
+use libloading::{Library, Symbol};
+
+/// The oldest and the newest Xen whose libxenctrl was seen to fit, by minor number.
+const KNOWN: (u32, u32) = (17, 20);
+const OLDEST: &str = "4.17";
+const NEWEST: &str = "4.20";
 
 /// libxenctrl can't be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum Missing {
     /// This isn't a domain on Xen, or sysfs is not mounted.
     #[error(
-        "/sys/hypervisor/version can't be read ({0}): is this dom0, started by Xen, with sysfs mounted?"
+        "/sys/hypervisor/version can't be read ({0}): run pcidomctl daemon in dom0, with Xen \
+         booted and sysfs mounted"
     )]
     NoXen(std::io::Error),
     /// None of the places has it.
     #[error(
-        "libxenctrl for Xen {version} can't be loaded, install its xen-utils: {reasons}"
+        "libxenctrl of Xen {version} can't be loaded: install the Xen tools of the Xen that \
+         runs (apt install xen-utils-{version} on Debian), or boot the Xen they belong to: \
+         {reasons}"
     )]
     NotFound {
         /// The running Xen.
@@ -24,10 +32,13 @@ pub enum Missing {
         reasons: String,
     },
     /// It lacks a function.
-    #[error("libxenctrl of this Xen lacks a function: {0}")]
-    Symbol(#[from] libloading::Error),
+    #[error(
+        "libxenctrl of this Xen lacks {0}, which pcidomctl needs: it knows Xen \
+         {OLDEST} to {NEWEST}; run one of those, or a pcidomctl that knows yours"
+    )]
+    Symbol(&'static str),
     /// It can't be used.
-    #[error("xc_interface_open failed: {0}: is this dom0, and are you root?")]
+    #[error("xc_interface_open failed ({0}): run pcidomctl daemon in dom0, as root")]
     Open(std::io::Error),
 }
 
@@ -54,9 +65,33 @@ pub(super) fn running_version() -> Result<String, Missing> {
     Ok(format!("{}.{}", read("major")?.trim(), read("minor")?.trim()))
 }
 
+/// Whether this is a Xen whose libxenctrl was seen to fit.
+fn is_known(version: &str) -> bool {
+    let minor = version.strip_prefix("4.").and_then(|minor| minor.parse().ok());
+    minor.is_some_and(|minor| (KNOWN.0..=KNOWN.1).contains(&minor))
+}
+
+/// Looks a function up. `T` must be the pointer type of that function.
+pub(super) fn find<T: Copy>(library: &Library, name: &'static str) -> Result<T, Missing> {
+    // SAFETY: every caller is in `Xenctrl::open` and names, for each function, the type
+    // that xenctrl.h declares it with (checked against 4.17 and 4.20).
+    let symbol: Result<Symbol<'_, T>, _> = unsafe { library.get(name) };
+    symbol.map(|symbol| *symbol).map_err(|_| Missing::Symbol(name))
+}
+
 /// Opens libxenctrl of the running Xen.
 pub(super) fn open() -> Result<Library, Missing> {
     let version = running_version()?;
+    if !is_known(&version) {
+        log::warn!(
+            "pcidomctl knows Xen {OLDEST} to {NEWEST}, and this is {version}: should a call to \
+             Xen fail, look for a newer pcidomctl"
+        );
+    }
+    open_version(version)
+}
+
+fn open_version(version: String) -> Result<Library, Missing> {
     let mut reasons = Vec::new();
     for name in candidates(&version) {
         // SAFETY: loading a library runs its initialisers. This is Xen's own library, found
@@ -71,4 +106,39 @@ pub(super) fn open() -> Result<Library, Missing> {
         }
     }
     Err(Missing::NotFound { version, reasons: reasons.join("; ") })
+}
+
+#[cfg(test)]
+mod tests {
+    use libloading::Library;
+
+    use super::{KNOWN, NEWEST, OLDEST, find, is_known, open_version};
+
+    #[test]
+    fn the_versions_that_fit_are_known() {
+        let all: Vec<String> = (KNOWN.0..=KNOWN.1).map(|n| format!("4.{n}")).collect();
+        assert!(all.iter().all(|version| is_known(version)));
+        assert_eq!((all[0].as_str(), all[3].as_str()), (OLDEST, NEWEST));
+        for version in ["4.16", "4.21", "5.18", "4", "nonsense"] {
+            assert!(!is_known(version), "{version}");
+        }
+    }
+
+    #[test]
+    fn a_missing_library_names_its_version_and_what_to_install() {
+        let error = open_version("4.99".into()).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("libxenctrl of Xen 4.99"), "{text}");
+        assert!(text.contains("apt install xen-utils-4.99"), "{text}");
+    }
+
+    #[test]
+    fn a_library_that_lacks_a_function_names_it_and_the_versions_that_have_it() {
+        // SAFETY: the C library is loaded already.
+        let other = unsafe { Library::new("libc.so.6") }.unwrap();
+        let found = find::<unsafe extern "C" fn()>(&other, "xc_interface_open");
+        let text = found.unwrap_err().to_string();
+        assert!(text.contains("xc_interface_open"), "{text}");
+        assert!(text.contains("4.17 to 4.20"), "{text}");
+    }
 }

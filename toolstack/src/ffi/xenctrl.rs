@@ -4,11 +4,11 @@ use core::ffi::{c_int, c_uint, c_ulong, c_void};
 use std::io;
 use std::ptr::NonNull;
 
-use libloading::{Library, Symbol};
+use libloading::Library;
 use pcidom_pci::Sbdf;
 use pcidom_xenbus::{DomId, Pirq};
 
-use super::library::{self, Missing};
+use super::library::{self, Missing, find};
 use super::xencall::Xencall;
 use crate::host::EcamRegion;
 use crate::hypervisor::{DomainInfo, Hypervisor, Right, XenError, errno};
@@ -25,6 +25,23 @@ struct DomainInfoBuffer {
     flags: u32,
     rest: [u8; 4088],
 }
+
+/// Room for one `xc_physinfo_t` (`xen_sysctl_physinfo`, 112 bytes in 4.17 and 4.20), whose
+/// eighth word has been `capabilities` since 4.13.
+#[repr(C, align(16))]
+struct PhysinfoBuffer {
+    before: [u32; 7],
+    capabilities: u32,
+    rest: [u8; 4064],
+}
+
+// sysctl.h
+const PHYSCAP_PV: u32 = 1 << 1;
+const PHYSCAP_DIRECTIO: u32 = 1 << 2;
+/// Xen's log is read in pieces of this size.
+const LOG_PIECE: usize = 16 << 10;
+/// The most that is read of it: `conring_size=` is a few MiB where it is large.
+const LOG_LIMIT: usize = 16 << 20;
 
 // domctl.h
 const DOMINF_DYING: u32 = 1 << 0;
@@ -55,6 +72,15 @@ struct Functions {
     unmap_pirq: unsafe extern "C" fn(Handle, u32, c_int) -> c_int,
     assign: unsafe extern "C" fn(Handle, u32, u32, u32) -> c_int,
     deassign: unsafe extern "C" fn(Handle, u32, u32) -> c_int,
+    physinfo: unsafe extern "C" fn(Handle, *mut PhysinfoBuffer) -> c_int,
+    readconsolering: unsafe extern "C" fn(
+        Handle,
+        *mut u8,
+        *mut c_uint,
+        c_int,
+        c_int,
+        *mut u32,
+    ) -> c_int,
 }
 
 /// An open `xc_interface`.
@@ -71,14 +97,6 @@ impl std::fmt::Debug for Xenctrl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Xenctrl")
     }
-}
-
-/// Looks a function up. `T` must be the pointer type of that function.
-fn find<T: Copy>(library: &Library, name: &'static str) -> Result<T, Missing> {
-    // SAFETY: every caller is in `Xenctrl::open` and names, for each function, the type
-    // that xenctrl.h declares it with (checked against 4.17 and 4.20).
-    let symbol: Result<Symbol<'_, T>, _> = unsafe { library.get(name) };
-    Ok(*symbol?)
 }
 
 impl Xenctrl {
@@ -98,12 +116,56 @@ impl Xenctrl {
             unmap_pirq: find(&library, "xc_physdev_unmap_pirq")?,
             assign: find(&library, "xc_assign_device")?,
             deassign: find(&library, "xc_deassign_device")?,
+            physinfo: find(&library, "xc_physinfo")?,
+            readconsolering: find(&library, "xc_readconsolering")?,
         };
         // SAFETY: null loggers and no flags are the documented defaults.
         let handle = unsafe { open(core::ptr::null_mut(), core::ptr::null_mut(), 0) };
         let handle = NonNull::new(handle)
             .ok_or_else(|| Missing::Open(io::Error::last_os_error()))?;
         Ok(Self { handle, functions, calls: Xencall::open(), _library: library })
+    }
+
+    /// Corresponds to `xc_physinfo`: whether PV guests can have devices (`pv_directio` in
+    /// `xl info`), which takes an IOMMU.
+    pub fn has_directio(&mut self) -> Result<bool, XenError> {
+        let mut info =
+            PhysinfoBuffer { before: [0; 7], capabilities: 0, rest: [0; 4064] };
+        // SAFETY: open handle; the buffer has room for the structure (see its comment), and
+        // lives through the call.
+        let result = unsafe { (self.functions.physinfo)(self.handle(), &raw mut info) };
+        check("xc_physinfo", result)?;
+        let both = PHYSCAP_PV | PHYSCAP_DIRECTIO;
+        Ok(info.capabilities & both == both)
+    }
+
+    /// Corresponds to `xc_readconsolering`: Xen's log, as far back as Xen has it.
+    pub fn console_log(&mut self) -> Result<String, XenError> {
+        let mut log = Vec::new();
+        let mut index = 0;
+        while log.len() < LOG_LIMIT {
+            let mut piece = vec![0; LOG_PIECE];
+            let mut length = c_uint::try_from(LOG_PIECE).unwrap_or_default();
+            // SAFETY: open handle; all three pointers are to locals that live through the
+            // call, and `length` is the room in `piece`.
+            let result = unsafe {
+                (self.functions.readconsolering)(
+                    self.handle(),
+                    piece.as_mut_ptr(),
+                    &raw mut length,
+                    0,
+                    1,
+                    &raw mut index,
+                )
+            };
+            check("xc_readconsolering", result)?;
+            let length = usize::try_from(length).unwrap_or_default();
+            if length == 0 {
+                break;
+            }
+            log.extend(piece.iter().take(length));
+        }
+        Ok(String::from_utf8_lossy(&log).into_owned())
     }
 
     fn handle(&self) -> Handle {

@@ -5,6 +5,7 @@ mod facts;
 pub mod sysfs;
 
 use pcidom_pci::Sbdf;
+use pcidom_xenbus::DomId;
 
 pub use ecam::EcamRegion;
 pub use facts::{Bar, BarKind, DeviceFacts, MsixTable, Unquiet};
@@ -45,6 +46,13 @@ pub struct RawDevice {
 
 /// dom0.
 pub trait Host {
+    /// What libxl wrote down of a domain's configuration when it created it, as JSON; none
+    /// if there is no such record.
+    fn domain_config(&mut self, domain: DomId, uuid: &str) -> Option<String> {
+        let _ = (domain, uuid);
+        None
+    }
+
     /// Reads all about a device. Config space comes from the hardware, not from a cache.
     fn device(&mut self, device: Sbdf) -> Result<RawDevice, HostError>;
 

@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use pcidom_pci::Sbdf;
+use pcidom_xenbus::DomId;
 
 use super::{EcamRegion, Host, HostError, Quirk, RawDevice};
 
@@ -15,15 +16,19 @@ const MCFG: &str = "firmware/acpi/tables/MCFG";
 /// pciback shows its lists as far as one page goes: a list about that long may be cut.
 const PAGE_NEARLY: usize = 4000;
 
-/// dom0's sysfs, below `root`.
+/// Where libxl keeps its records of domains.
+const LIBXL: &str = "/var/lib/xen";
+
+/// dom0's sysfs, below `root`, and libxl's records.
 #[derive(Clone, Debug)]
 pub struct Sysfs {
     root: PathBuf,
+    libxl: PathBuf,
 }
 
 impl Default for Sysfs {
     fn default() -> Self {
-        Self { root: "/sys".into() }
+        Self { root: "/sys".into(), libxl: LIBXL.into() }
     }
 }
 
@@ -41,7 +46,8 @@ fn failed(what: &str) -> impl Fn(io::Error) -> HostError {
 impl Sysfs {
     /// A tree elsewhere, for tests.
     pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        let root = root.into();
+        Self { libxl: root.clone(), root }
     }
 
     fn driver(&self, file: &str) -> PathBuf {
@@ -78,6 +84,12 @@ fn has_quirk(shown: &str, device: Sbdf, quirk: Quirk) -> bool {
 }
 
 impl Host for Sysfs {
+    fn domain_config(&mut self, domain: DomId, uuid: &str) -> Option<String> {
+        let is_uuid = uuid.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+        let name = format!("userdata-d.{domain}.{uuid}.libxl-json");
+        fs::read_to_string(self.libxl.join(name)).ok().filter(|_| is_uuid)
+    }
+
     fn device(&mut self, device: Sbdf) -> Result<RawDevice, HostError> {
         let directory = self.root.join("bus/pci/devices").join(device.to_string());
         let text = |file: &str| {

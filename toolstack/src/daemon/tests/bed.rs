@@ -19,6 +19,9 @@ pub(super) const DOM0: DomId = DomId::DOM0;
 pub(super) const P: DomId = DomId(1);
 pub(super) const G: DomId = DomId(2);
 pub(super) const G2: DomId = DomId(3);
+/// Two more domains, for other pcidoms.
+pub(super) const P2: DomId = DomId(4);
+pub(super) const P3: DomId = DomId(5);
 pub(super) const BACK: &str = "/local/domain/1/backend/pci/2/0";
 pub(super) const FRONT: &str = "/local/domain/2/device/pci/0";
 pub(super) const POOL: &str = "/local/domain/0/backend/pci/1/0";
@@ -129,9 +132,14 @@ impl Bed {
 
     /// The daemon begins, or begins again after its predecessor was killed.
     pub(super) fn start(&mut self) {
+        self.daemon = Daemon::new(vec!["pcidom".into()]);
+        self.start_again();
+    }
+
+    /// The same with a daemon of the test's own.
+    pub(super) fn start_again(&mut self) {
         self.store.disconnect();
         self.xen.death = None;
-        self.daemon = Daemon::new(vec!["pcidom".into()]);
         self.daemon.start(env!(self)).unwrap();
         self.settle();
     }
@@ -169,7 +177,7 @@ impl Bed {
             guest: guest.into(),
             device: Bdf(device(number)),
             slot: None,
-            pcidom: "pcidom".into(),
+            pcidom: None,
         })
     }
 
@@ -178,7 +186,7 @@ impl Bed {
             guest: guest.into(),
             device: Bdf(device(number)),
             force,
-            pcidom: "pcidom".into(),
+            pcidom: None,
         })
     }
 

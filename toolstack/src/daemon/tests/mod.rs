@@ -4,6 +4,7 @@ mod attach;
 mod bed;
 mod detach;
 mod end;
+mod errors;
 mod faults;
 mod lease;
 mod pool;

@@ -1,0 +1,31 @@
+//! What libxl wrote down when it created a guest, as far as it tells whether a device can
+//! be lent to it.
+
+use serde_json::Value;
+
+/// Looks through libxl's record (its `libxl_domain_config` as JSON) for what keeps the guest
+/// from ever using a device: the settings that are missing, as a person writes them. A
+/// record that does not tell is no reason to refuse: Xen will say.
+pub(super) fn missing_settings(record: &str) -> Vec<&'static str> {
+    let Ok(record) = serde_json::from_str::<Value>(record) else { return Vec::new() };
+    let e820_host = record.pointer("/b_info/type.pv/e820_host").and_then(Value::as_str);
+    let passthrough = record.pointer("/c_info/passthrough").and_then(Value::as_str);
+    let e820_host = e820_host == Some("True");
+    let passthrough = match passthrough {
+        Some("disabled") => false,
+        Some("default" | "unknown") | None => {
+            // libxl decided by pci=, which brings e820_host along and may have been
+            // detached since.
+            e820_host
+        }
+        Some(_) => true,
+    };
+    let mut missing = Vec::new();
+    if !passthrough {
+        missing.push("passthrough=\"enabled\"");
+    }
+    if !e820_host {
+        missing.push("e820_host=1");
+    }
+    missing
+}
