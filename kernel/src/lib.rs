@@ -6,5 +6,6 @@ extern crate alloc;
 pub mod machine;
 pub mod platform;
 
+pub use machine::trace;
 pub use machine::{Event, Halt, Machine};
-pub use platform::{ConfigPage, Platform, XenError};
+pub use platform::{ConfigPage, Console, Platform, XenError};

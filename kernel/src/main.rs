@@ -6,6 +6,8 @@ extern crate alloc;
 
 mod image;
 
+use alloc::rc::Rc;
+
 use pcidom_kernel::{Machine, Platform};
 
 use crate::image::{Boot, XenPlatform};
@@ -16,7 +18,8 @@ const EVENTS_PER_TURN: usize = 128;
 /// Serves until the toolstack wants the domain to end. Each turn takes what has happened,
 /// then does what is due, then sleeps until there is more: no tick.
 fn main(boot: Boot, mut platform: XenPlatform) -> ! {
-    let mut machine = Machine::start(boot.generation, &mut platform);
+    let mut machine =
+        Machine::start(boot.generation, Rc::clone(&boot.trace), &mut platform);
     loop {
         for _ in 0..EVENTS_PER_TURN {
             let Some(event) = platform.next_event() else { break };

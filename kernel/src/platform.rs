@@ -1,11 +1,12 @@
 //! What the event loop needs of the domain it runs in.
 //!
-//! Two things implement it: the image, with hypercalls (`platform/` of the binary), and the
+//! Two things implement it: the image, with hypercalls (`image/` of the binary), and the
 //! simulator. All calls return at once; what takes time comes back as an event.
 
 use alloc::vec::Vec;
 use core::fmt::Debug;
 
+use log::LevelFilter;
 use pcidom_pci::Register;
 use pcidom_script::Instant;
 use pcidom_xenbus::{DomId, GrantRef, Mfn, Port, SharedPage};
@@ -24,6 +25,15 @@ pub struct XenError {
 pub trait ConfigPage {
     /// What the hardware says: all ones if nobody answers.
     fn read(&self, register: Register) -> u32;
+}
+
+/// A console that people type on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Console {
+    /// The PV console, `xl console pcidom`.
+    Pv,
+    /// The serial port COM2, if the domain has it.
+    Com2,
 }
 
 /// The domain: grants, event channels, XenStore ring, time.
@@ -84,4 +94,15 @@ pub trait Platform {
 
     /// Takes one whole XenStore message off the ring, if one is there.
     fn store_receive(&mut self) -> Option<Vec<u8>>;
+
+    /// Takes what was typed on a console, as far as `into` has room; how many bytes.
+    fn typed(&mut self, console: Console, into: &mut [u8]) -> usize;
+
+    /// Shows `text` on a console and nowhere else: all, or nothing and `false` if there is no
+    /// room now. `Event::Console` tells when there is.
+    fn say(&mut self, console: Console, text: &str) -> bool;
+
+    /// Sets the log's level, or that of one part of it. `false` if there are too many parts
+    /// with a level of their own.
+    fn set_log_level(&mut self, part: Option<&str>, level: LevelFilter) -> bool;
 }

@@ -1,12 +1,15 @@
 //! pcidom itself: its event loop in a domain of the simulation.
 
 use std::fmt;
+use std::rc::Rc;
 
+use pcidom_kernel::Console;
 use pcidom_kernel::machine::{Event, Halt, Machine};
+use pcidom_kernel::trace::Ring;
 use pcidom_script::Instant;
 use pcidom_xenbus::DomId;
 
-use crate::platform::{Failures, SimPlatform};
+use crate::platform::{Failures, SimPlatform, Terminal};
 use crate::store::XenStore;
 use crate::world::Actor;
 use crate::xen::Xen;
@@ -29,7 +32,7 @@ impl Pcidom {
     /// Boots in `domain`.
     pub fn boot(xen: &Xen, store: &XenStore, domain: DomId) -> Self {
         let mut platform = SimPlatform::new(xen, store, domain);
-        let machine = Machine::start(1, &mut platform);
+        let machine = Machine::start(1, Rc::new(Ring::new(xen.now())), &mut platform);
         Self { domain, xen: xen.clone(), machine, platform }
     }
 
@@ -41,6 +44,11 @@ impl Pcidom {
     /// Which calls fail from now on.
     pub fn failures(&self) -> Failures {
         self.platform.failures()
+    }
+
+    /// Its PV console.
+    pub fn terminal(&self) -> Terminal {
+        self.platform.terminal()
     }
 }
 
@@ -56,12 +64,20 @@ impl Actor for Pcidom {
         if self.xen.take_store_event(self.domain) {
             self.machine.handle(Event::Store, &mut self.platform);
         }
-        if self.deadline().is_some_and(|deadline| deadline <= self.xen.now()) {
+        if self.platform.terminal().borrow().has_event() {
+            self.machine.handle(Event::Console(Console::Pv), &mut self.platform);
+        }
+        let due = self.machine.next_deadline();
+        if due.is_some_and(|deadline| deadline <= self.xen.now()) {
             self.machine.tick(&mut self.platform);
         }
     }
 
     fn deadline(&self) -> Option<Instant> {
+        // The console has no event channel here: what is typed is noticed at once.
+        if self.platform.terminal().borrow().has_event() {
+            return Some(self.xen.now());
+        }
         self.machine.next_deadline()
     }
 }

@@ -1,11 +1,12 @@
 //! One domain as the event loop sees it: [`Platform`] on the simulated Xen.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::rc::Rc;
 
-use pcidom_kernel::{ConfigPage, Platform, XenError};
+use log::LevelFilter;
+use pcidom_kernel::{ConfigPage, Console, Platform, XenError};
 use pcidom_pci::{Register, Sbdf};
 use pcidom_script::Instant;
 use pcidom_xenbus::{DomId, GrantRef, Mfn, Port, SharedPage};
@@ -60,12 +61,35 @@ impl ConfigPage for ConfigWindow {
 /// Calls that are to fail: name and errno. Shared with the test that fills it.
 pub type Failures = Rc<RefCell<BTreeMap<&'static str, i32>>>;
 
+/// A console: what was typed and not yet read, what was shown, and how much more it takes.
+#[derive(Debug)]
+pub struct Screen {
+    /// Typed, not yet read.
+    pub input: VecDeque<u8>,
+    /// Shown so far.
+    pub output: String,
+    /// How many more bytes it takes.
+    pub room: usize,
+    /// Bytes that were refused, and for which there will be an event.
+    refused: Option<usize>,
+}
+
+impl Screen {
+    pub(crate) fn has_event(&self) -> bool {
+        self.refused.map_or(!self.input.is_empty(), |wanted| wanted <= self.room)
+    }
+}
+
+/// A console, shared with the test that types on it.
+pub type Terminal = Rc<RefCell<Screen>>;
+
 /// A domain's hypercalls and its XenStore ring.
 pub struct SimPlatform {
     xen: Xen,
     domain: DomId,
     ring: RingEnd,
     failures: Failures,
+    terminal: Terminal,
     /// Grants taken back while the peer still had them mapped, to be tried again.
     parked: Vec<GrantRef>,
 }
@@ -86,6 +110,12 @@ impl SimPlatform {
             domain,
             ring: store.connect_ring(domain),
             failures: Failures::default(),
+            terminal: Rc::new(RefCell::new(Screen {
+                input: VecDeque::new(),
+                output: String::new(),
+                room: usize::MAX,
+                refused: None,
+            })),
             parked: Vec::new(),
         }
     }
@@ -93,6 +123,11 @@ impl SimPlatform {
     /// Which calls fail from now on.
     pub fn failures(&self) -> Failures {
         Rc::clone(&self.failures)
+    }
+
+    /// The domain's PV console.
+    pub fn terminal(&self) -> Terminal {
+        Rc::clone(&self.terminal)
     }
 
     fn may(&self, call: &'static str) -> Result<(), XenError> {
@@ -188,5 +223,29 @@ impl Platform for SimPlatform {
 
     fn store_receive(&mut self) -> Option<Vec<u8>> {
         self.ring.receive()
+    }
+
+    fn typed(&mut self, _: Console, into: &mut [u8]) -> usize {
+        let mut screen = self.terminal.borrow_mut();
+        let count = into.len().min(screen.input.len());
+        for (place, byte) in into.iter_mut().zip(screen.input.drain(..count)) {
+            *place = byte;
+        }
+        count
+    }
+
+    fn say(&mut self, _: Console, text: &str) -> bool {
+        let mut screen = self.terminal.borrow_mut();
+        screen.refused = (screen.room < text.len()).then_some(text.len());
+        if screen.refused.is_none() {
+            screen.room -= text.len();
+            screen.output.push_str(text);
+        }
+        screen.refused.is_none()
+    }
+
+    fn set_log_level(&mut self, _: Option<&str>, _: LevelFilter) -> bool {
+        // The log is that of the whole test.
+        true
     }
 }

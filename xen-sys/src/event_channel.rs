@@ -9,6 +9,8 @@ pub type evtchn_port_t = u32;
 pub const EVTCHNOP_bind_interdomain: u64 = 0;
 /// Bind a virtual interrupt.
 pub const EVTCHNOP_bind_virq: u64 = 1;
+/// Bind a port to a physical interrupt.
+pub const EVTCHNOP_bind_pirq: u64 = 2;
 /// Close a port.
 pub const EVTCHNOP_close: u64 = 3;
 /// Send an event.
@@ -47,6 +49,18 @@ pub struct evtchn_bind_interdomain {
     pub remote_port: evtchn_port_t,
     /// Out: our port.
     pub local_port: evtchn_port_t,
+}
+
+/// Argument of [`EVTCHNOP_bind_pirq`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct evtchn_bind_pirq {
+    /// In: which, of this domain's.
+    pub pirq: u32,
+    /// In: `BIND_PIRQ__*`
+    pub flags: u32,
+    /// Out: our port.
+    pub port: evtchn_port_t,
 }
 
 /// Argument of [`EVTCHNOP_bind_virq`].

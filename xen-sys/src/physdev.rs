@@ -2,8 +2,12 @@
 
 use crate::domid_t;
 
+/// Ask whether an interrupt wants [`PHYSDEVOP_eoi`].
+pub const PHYSDEVOP_irq_status_query: u64 = 5;
 /// Set the I/O privilege level.
 pub const PHYSDEVOP_set_iopl: u64 = 6;
+/// An interrupt has been served.
+pub const PHYSDEVOP_eoi: u64 = 12;
 /// Map a physical interrupt.
 pub const PHYSDEVOP_map_pirq: u64 = 13;
 /// Unmap it.
@@ -15,6 +19,27 @@ pub const MAP_PIRQ_TYPE_MSI: i32 = 0;
 pub const MAP_PIRQ_TYPE_GSI: i32 = 1;
 /// An MSI or MSI-X vector of a device in any segment.
 pub const MAP_PIRQ_TYPE_MSI_SEG: i32 = 3;
+
+/// In [`physdev_irq_status_query::flags`]: [`PHYSDEVOP_eoi`] is needed each time.
+pub const XENIRQSTAT_needs_eoi: u32 = 1;
+
+/// Argument of [`PHYSDEVOP_irq_status_query`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct physdev_irq_status_query {
+    /// In: the pirq.
+    pub irq: u32,
+    /// Out: `XENIRQSTAT_*`
+    pub flags: u32,
+}
+
+/// Argument of [`PHYSDEVOP_eoi`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct physdev_eoi {
+    /// In: the pirq.
+    pub irq: u32,
+}
 
 /// Argument of [`PHYSDEVOP_set_iopl`].
 #[repr(C)]

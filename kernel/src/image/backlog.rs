@@ -26,6 +26,20 @@ impl Backlog {
         self.bytes.is_empty()
     }
 
+    /// At most that part of the room (1 over `part`) is in use.
+    pub(crate) fn is_below(&self, part: usize) -> bool {
+        self.bytes.len() <= self.room / part
+    }
+
+    /// Adds text that leaves half of the room for the log, or nothing and `false`.
+    pub(crate) fn push_text(&mut self, text: &[u8]) -> bool {
+        let fits = self.bytes.len() + text.len() <= self.room / 2;
+        if fits {
+            self.bytes.extend(text);
+        }
+        fits
+    }
+
     /// Adds a line, or counts it as lost.
     pub(crate) fn push(&mut self, line: &[u8]) {
         if self.bytes.len() + line.len() > self.room {

@@ -48,10 +48,13 @@ macro_rules! arguments {
 arguments! {
     __HYPERVISOR_event_channel_op EVTCHNOP_alloc_unbound evtchn_alloc_unbound;
     __HYPERVISOR_event_channel_op EVTCHNOP_bind_interdomain evtchn_bind_interdomain;
+    __HYPERVISOR_event_channel_op EVTCHNOP_bind_pirq evtchn_bind_pirq;
     __HYPERVISOR_event_channel_op EVTCHNOP_close evtchn_close;
     __HYPERVISOR_event_channel_op EVTCHNOP_send evtchn_send;
     __HYPERVISOR_sched_op SCHEDOP_poll sched_poll;
     __HYPERVISOR_physdev_op PHYSDEVOP_set_iopl physdev_set_iopl;
+    __HYPERVISOR_physdev_op PHYSDEVOP_irq_status_query physdev_irq_status_query;
+    __HYPERVISOR_physdev_op PHYSDEVOP_eoi physdev_eoi;
     __HYPERVISOR_physdev_op PHYSDEVOP_map_pirq physdev_map_pirq;
     __HYPERVISOR_physdev_op PHYSDEVOP_unmap_pirq physdev_unmap_pirq;
 }

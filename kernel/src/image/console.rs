@@ -4,6 +4,7 @@
 use pcidom_boot::info;
 use pcidom_boot::memory::AddressSpace;
 use uart_16550::backend::PioBackend;
+use uart_16550::spec::registers::{FifoTriggerLevel, IER};
 use uart_16550::{BaudRate, Config, Uart16550};
 use xen_sys::{evtchn_send, physdev_set_iopl, xencons_interface};
 
@@ -25,6 +26,8 @@ const IN: Ring = Ring {
 
 /// Base port of COM2.
 const COM2: u16 = 0x2f8;
+/// Its interrupt on every PC.
+pub(crate) const COM2_IRQ: u32 = 3;
 
 /// The PV console ring.
 #[derive(Debug)]
@@ -50,12 +53,17 @@ impl PvConsole {
         count
     }
 
-    /// Throws away what people have typed: nobody reads it yet.
-    pub(crate) fn drain_input(&mut self) {
-        if let Some(count @ 1..) = IN.filled(&self.page) {
-            IN.consume(&self.page, count);
-            self.notify();
-        }
+    /// Takes what was typed; how many bytes.
+    pub(crate) fn read(&mut self, into: &mut [u8]) -> usize {
+        let filled = IN.filled(&self.page).unwrap_or(0) as usize;
+        let count = filled.min(into.len());
+        let Some(into) = into.get_mut(..count).filter(|into| !into.is_empty()) else {
+            return 0;
+        };
+        IN.peek(&self.page, into);
+        IN.consume(&self.page, u32::try_from(count).unwrap_or(0));
+        self.notify();
+        count
     }
 
     fn notify(&self) {
@@ -83,9 +91,29 @@ impl Com2 {
         // SAFETY: these are COM2's ports, used by nothing else here; since the call above,
         // access to ports that were not granted is harmless (Xen ignores it).
         let mut uart = unsafe { Uart16550::new_port(COM2) }.ok()?;
-        let config = Config { baud_rate: BaudRate::Baud115200, ..Config::DEFAULT };
+        let config = Config {
+            baud_rate: BaudRate::Baud115200,
+            // People type one byte at a time.
+            fifo_trigger_level: Some(FifoTriggerLevel::One),
+            ..Config::DEFAULT
+        };
         uart.init(config).ok()?;
         Some(Self(uart))
+    }
+
+    /// Interrupts for input from now on.
+    pub(crate) fn listen(&mut self) {
+        self.0.enable_interrupts(IER::DATA_READY);
+    }
+
+    /// Whether something was typed.
+    pub(crate) fn has_input(&mut self) -> bool {
+        self.0.ready_to_receive().is_ok()
+    }
+
+    /// Takes what was typed; how many bytes.
+    pub(crate) fn read(&mut self, into: &mut [u8]) -> usize {
+        self.0.receive_bytes(into)
     }
 
     /// Writes what fits its FIFO now, 16 bytes at most; returns how much that was.

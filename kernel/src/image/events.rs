@@ -10,8 +10,9 @@ use pcidom_kernel::XenError;
 use pcidom_script::Instant;
 use pcidom_xenbus::{DomId, Port};
 use xen_sys::{
-    DOMID_SELF, MAX_POLL_PORTS, XEN_ENOSPC, evtchn_alloc_unbound,
-    evtchn_bind_interdomain, evtchn_close, evtchn_send, sched_poll,
+    DOMID_SELF, MAX_POLL_PORTS, XEN_ENOSPC, XENIRQSTAT_needs_eoi, evtchn_alloc_unbound,
+    evtchn_bind_interdomain, evtchn_bind_pirq, evtchn_close, evtchn_send, physdev_eoi,
+    physdev_irq_status_query, sched_poll,
 };
 
 use super::call::call;
@@ -66,6 +67,24 @@ impl Events {
         };
         call(&mut argument)?;
         self.keep(Port(argument.local_port))
+    }
+
+    /// `EVTCHNOP_bind_pirq`, for an interrupt that the toolstack has mapped (`irqs=`). Also
+    /// says whether it wants [`Events::served`] each time.
+    pub(crate) fn bind_pirq(&mut self, pirq: u32) -> Result<(Port, bool), XenError> {
+        let mut argument = evtchn_bind_pirq { pirq, flags: 0, port: 0 };
+        call(&mut argument)?;
+        let port = self.keep(Port(argument.port))?;
+        let mut status = physdev_irq_status_query { irq: pirq, flags: 0 };
+        call(&mut status)?;
+        Ok((port, status.flags & XENIRQSTAT_needs_eoi != 0))
+    }
+
+    /// `PHYSDEVOP_eoi`
+    pub(crate) fn served(pirq: u32) {
+        if let Err(error) = call(&mut physdev_eoi { irq: pirq }) {
+            log::warn!("pirq {pirq}: {error}");
+        }
     }
 
     fn keep(&mut self, port: Port) -> Result<Port, XenError> {

@@ -3,12 +3,17 @@
 //! A line is formatted once and put into a backlog for each way out; [`pump`] moves what
 //! there is room for and never waits. A line that finds the backlog full is dropped, and the
 //! next one with room says how many were. Only a panic waits, and not for ever.
+//!
+//! What the monitor says goes the same way, but to one console only.
 
+use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use pcidom_kernel::Console;
 use pcidom_script::Instant;
 use spin::Mutex;
 
@@ -32,6 +37,8 @@ struct Output {
     xen: bool,
     pv_backlog: Backlog,
     com2_backlog: Backlog,
+    /// [`say`] has refused something for want of room.
+    com2_is_awaited: bool,
 }
 
 static OUTPUT: Mutex<Output> = Mutex::new(Output {
@@ -41,6 +48,7 @@ static OUTPUT: Mutex<Output> = Mutex::new(Output {
     xen: false,
     pv_backlog: Backlog::new(),
     com2_backlog: Backlog::new(),
+    com2_is_awaited: false,
 });
 
 struct Logger;
@@ -72,7 +80,7 @@ pub(crate) fn start(ways: Ways, level: LevelFilter) {
         output.com2 = ways.com2;
         output.xen = ways.xen;
     }
-    log::set_max_level(level);
+    set_level(None, level);
     // It fails only if there is a logger already: then that one stays.
     let _ = log::set_logger(&LOGGER);
 }
@@ -85,10 +93,93 @@ pub(crate) fn pump() -> bool {
     !output.com2_backlog.is_empty()
 }
 
-/// Throws away console input.
-pub(crate) fn drain_input() {
-    if let Some(pv) = &mut OUTPUT.lock().pv {
-        pv.drain_input();
+/// Takes what was typed on a console; how many bytes.
+pub(crate) fn typed(console: Console, into: &mut [u8]) -> usize {
+    let mut output = OUTPUT.lock();
+    match console {
+        Console::Pv => output.pv.as_mut().map_or(0, |pv| pv.read(into)),
+        Console::Com2 => output.com2.as_mut().map_or(0, |com2| com2.read(into)),
+    }
+}
+
+/// Shows `text` on one console, behind the log there and without its half of the room: all,
+/// or nothing and `false`.
+pub(crate) fn say(console: Console, text: &str) -> bool {
+    let mut output = OUTPUT.lock();
+    let said = match console {
+        Console::Pv => {
+            output.pv.is_none() || output.pv_backlog.push_text(text.as_bytes())
+        }
+        Console::Com2 => {
+            let said =
+                output.com2.is_none() || output.com2_backlog.push_text(text.as_bytes());
+            output.com2_is_awaited |= !said;
+            said
+        }
+    };
+    output.pump();
+    said
+}
+
+/// Whether COM2 has room again for text that was refused; tells once.
+pub(crate) fn com2_has_room() -> bool {
+    let mut output = OUTPUT.lock();
+    let tell = output.com2_is_awaited && output.com2_backlog.is_below(4);
+    output.com2_is_awaited &= !tell;
+    tell
+}
+
+/// Does something with COM2, if it is ours.
+pub(crate) fn with_com2<T>(what: impl FnOnce(&mut Com2) -> T) -> Option<T> {
+    OUTPUT.lock().com2.as_mut().map(what)
+}
+
+/// When the times in the log began.
+pub(crate) fn start_time() -> Instant {
+    OUTPUT.lock().start
+}
+
+/// Most parts that have a level of their own.
+const MAX_PARTS: usize = 8;
+
+/// What is logged.
+struct Levels {
+    all: LevelFilter,
+    parts: Vec<(String, LevelFilter)>,
+}
+
+static LEVELS: Mutex<Levels> =
+    Mutex::new(Levels { all: LevelFilter::Info, parts: Vec::new() });
+
+/// Sets the level of everything, or of one part: a crate or a module, as in the log or in
+/// the source. `false` if too many parts have one.
+pub(crate) fn set_level(part: Option<&str>, level: LevelFilter) -> bool {
+    let mut levels = LEVELS.lock();
+    match part {
+        None => {
+            levels.all = level;
+            levels.parts.clear();
+        }
+        Some(part) => {
+            levels.parts.retain(|(known, _)| known != part);
+            if levels.parts.len() >= MAX_PARTS {
+                return false;
+            }
+            levels.parts.push((part.into(), level));
+        }
+    }
+    let most = levels.parts.iter().map(|(_, level)| *level).max();
+    log::set_max_level(most.unwrap_or(levels.all).max(levels.all));
+    true
+}
+
+impl Levels {
+    fn of(&self, target: &str) -> LevelFilter {
+        let names = |part: &str| {
+            part == source(target) || target.split("::").any(|name| name == part)
+        };
+        let own = self.parts.iter().rev().find(|(part, _)| names(part));
+        own.map_or(self.all, |(_, level)| *level)
     }
 }
 
@@ -178,7 +269,10 @@ impl Output {
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= log::max_level()
+        // Somebody logs while the levels are changed: `max_level` has let it through.
+        LEVELS
+            .try_lock()
+            .is_none_or(|levels| metadata.level() <= levels.of(metadata.target()))
     }
 
     fn log(&self, record: &Record<'_>) {

@@ -29,11 +29,14 @@ mod ring;
 mod shared;
 mod store;
 
+use alloc::rc::Rc;
+
 use log::LevelFilter;
 use pcidom_boot::info::StartInfo;
 use pcidom_boot::memory::AddressSpace;
 use pcidom_boot::persist::{self, Record};
 use pcidom_boot::{power, stack, trap};
+use pcidom_kernel::trace::Ring;
 use xen_sys::start_info;
 
 use self::console::{Com2, PvConsole};
@@ -44,6 +47,8 @@ pub(crate) use self::platform::XenPlatform;
 pub(crate) struct Boot {
     /// How often this domain has restarted in place.
     pub(crate) generation: u8,
+    /// Where the last events are kept.
+    pub(crate) trace: Rc<Ring>,
     #[cfg(feature = "probe-bar")]
     space: AddressSpace,
 }
@@ -68,6 +73,7 @@ extern "C" fn pcidom_entry(raw: *const start_info) -> ! {
         persist::load().map_or(0, |record| record.generation.wrapping_add(1));
     persist::store(Record::new(generation));
     banner(&info, com2_is_granted, generation);
+    let trace = failure::keep_trace();
     protect(&space, shared);
     #[cfg(feature = "probe-bar")]
     probe::crash_if_asked(&info);
@@ -79,6 +85,7 @@ extern "C" fn pcidom_entry(raw: *const start_info) -> ! {
     crate::main(
         Boot {
             generation,
+            trace,
             #[cfg(feature = "probe-bar")]
             space,
         },

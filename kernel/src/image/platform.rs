@@ -1,14 +1,17 @@
 //! [`Platform`] with hypercalls.
 
 use alloc::vec::Vec;
+use core::time::Duration;
 
+use log::LevelFilter;
 use pcidom_boot::info::StartInfo;
 use pcidom_boot::memory::AddressSpace;
-use pcidom_kernel::{Event, Platform, XenError};
+use pcidom_kernel::{Console, Event, Platform, XenError};
 use pcidom_script::Instant;
 use pcidom_xenbus::{DomId, GrantRef, Mfn, Port};
 
 use super::config::{ConfigWindows, MappedConfig};
+use super::console::{COM2_IRQ, Com2};
 use super::events::Events;
 use super::grants::{GrantedPage, Grants, MappedPage};
 use super::store::Store;
@@ -16,7 +19,13 @@ use super::{logger, shared};
 
 /// How long to sleep at most while COM2 has text to send: it has no event. 16 bytes take
 /// 1.4 ms at 115200 baud.
-const COM2_INTERVAL: core::time::Duration = core::time::Duration::from_millis(1);
+const COM2_INTERVAL: Duration = Duration::from_millis(1);
+
+/// How often COM2 is looked at while somebody types there and it has no interrupt. Its FIFO
+/// takes what a person types meanwhile.
+const COM2_LOOK: Duration = Duration::from_millis(50);
+/// How long after the last key somebody still types there.
+const COM2_SESSION: Duration = Duration::from_secs(30);
 
 /// The domain on real Xen.
 #[derive(Debug)]
@@ -26,6 +35,19 @@ pub(crate) struct XenPlatform {
     config: ConfigWindows,
     store: Option<Store>,
     console: Option<Port>,
+    com2: Com2Input,
+}
+
+/// How input of COM2 is noticed.
+#[derive(Clone, Copy, Debug)]
+enum Com2Input {
+    /// COM2 is not ours.
+    None,
+    /// By its interrupt (`irqs=[3]`), which may have to be acknowledged.
+    Interrupt { port: Port, needs_eoi: bool },
+    /// By looking: at every wake-up, and often while somebody types. Nothing wakes an idle
+    /// pcidom for the first key then.
+    Polled { looked: bool, until: Instant },
 }
 
 impl XenPlatform {
@@ -42,32 +64,75 @@ impl XenPlatform {
             events.add(console)?;
         }
         let config = ConfigWindows::new(space);
-        Ok(Self { events, grants, config, store, console })
+        let com2 = listen_to_com2(&mut events);
+        Ok(Self { events, grants, config, store, console, com2 })
     }
 
     /// The next event that is there; `None` if nothing has happened.
     pub(crate) fn next_event(&mut self) -> Option<Event> {
-        loop {
-            let port = self.events.take()?;
-            if Some(port) == self.console {
-                logger::drain_input();
-            } else if self.store.as_ref().is_some_and(|store| store.port() == port) {
-                return Some(Event::Store);
-            } else {
-                return Some(Event::Port(port));
+        let Some(port) = self.events.take() else { return self.com2_event() };
+        if Some(port) == self.console {
+            logger::pump();
+            return Some(Event::Console(Console::Pv));
+        }
+        if let Com2Input::Interrupt { port: com2, needs_eoi } = self.com2
+            && port == com2
+        {
+            if needs_eoi {
+                Events::served(COM2_IRQ);
+            }
+            return Some(Event::Console(Console::Com2));
+        }
+        if self.store.as_ref().is_some_and(|store| store.port() == port) {
+            return Some(Event::Store);
+        }
+        Some(Event::Port(port))
+    }
+
+    /// How long to sleep at most because somebody types on COM2.
+    fn com2_pause(&mut self) -> Option<Duration> {
+        let Com2Input::Polled { looked, until } = &mut self.com2 else { return None };
+        *looked = false;
+        (shared::now() < *until).then_some(COM2_LOOK)
+    }
+
+    /// What COM2 has without an event of its own.
+    fn com2_event(&mut self) -> Option<Event> {
+        if logger::com2_has_room() {
+            return Some(Event::Console(Console::Com2));
+        }
+        if let Com2Input::Polled { looked: looked @ false, until } = &mut self.com2 {
+            *looked = true;
+            if logger::with_com2(Com2::has_input) == Some(true) {
+                *until = shared::now().after(COM2_SESSION);
+                return Some(Event::Console(Console::Com2));
             }
         }
+        None
     }
 
     /// Sends the log on its way, and sleeps until an event or `deadline`. May return early.
     pub(crate) fn wait(&mut self, deadline: Option<Instant>) {
-        let deadline = if logger::pump() {
-            let soon = self.now().after(COM2_INTERVAL);
-            Some(deadline.map_or(soon, |deadline| deadline.min(soon)))
-        } else {
-            deadline
-        };
+        let pause = if logger::pump() { Some(COM2_INTERVAL) } else { self.com2_pause() };
+        let soon = pause.map(|pause| self.now().after(pause));
+        let deadline = deadline.into_iter().chain(soon).min();
         self.events.wait(deadline);
+    }
+}
+
+fn listen_to_com2(events: &mut Events) -> Com2Input {
+    if logger::with_com2(|_| ()).is_none() {
+        return Com2Input::None;
+    }
+    match events.bind_pirq(COM2_IRQ) {
+        Ok((port, needs_eoi)) => {
+            logger::with_com2(Com2::listen);
+            Com2Input::Interrupt { port, needs_eoi }
+        }
+        Err(error) => {
+            log::info!("COM2 has no interrupt (irqs=[3]): {error}");
+            Com2Input::Polled { looked: false, until: Instant::default() }
+        }
     }
 }
 
@@ -135,5 +200,17 @@ impl Platform for XenPlatform {
 
     fn store_receive(&mut self) -> Option<Vec<u8>> {
         self.store.as_mut()?.receive()
+    }
+
+    fn typed(&mut self, console: Console, into: &mut [u8]) -> usize {
+        logger::typed(console, into)
+    }
+
+    fn say(&mut self, console: Console, text: &str) -> bool {
+        logger::say(console, text)
+    }
+
+    fn set_log_level(&mut self, part: Option<&str>, level: LevelFilter) -> bool {
+        logger::set_level(part, level)
     }
 }

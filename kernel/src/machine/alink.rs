@@ -19,6 +19,7 @@ use super::bus::{Customer, Started};
 use super::chain::{Chain, LinkDone, LinkId, LinkJob};
 use super::jobs::{self, FRONT_DIR};
 use super::tasks::Work;
+use super::trace::Trace;
 use crate::platform::Platform;
 
 /// What is read of either end while the link works.
@@ -154,6 +155,7 @@ impl<P: Platform> Machine<P> {
         match action {
             link::Action::Open => self.open_alink(platform),
             link::Action::SetState(state) => {
+                self.trace.keep(platform.now(), Trace::Link(None, state));
                 log::info!("link to dom0 goes to state {state}");
                 let job = LinkJob::SetState { dir: FRONT_DIR.into(), state };
                 self.alink.chain.push(job, &mut self.store);
@@ -278,6 +280,7 @@ impl<P: Platform> Machine<P> {
         self.pool.remove(&device);
         self.fit_windows(platform);
         self.tasks.drop_device(device);
+        self.drop_dump(device);
         self.bus.forget(Customer::Task(device));
         self.alink_event(link::Event::Released(device), platform);
     }

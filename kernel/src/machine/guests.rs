@@ -18,6 +18,7 @@ use super::bus::Customer;
 use super::chain::{Chain, LinkDone, LinkId, LinkJob};
 use super::jobs;
 use super::storm::Storm;
+use super::trace::{Op, Trace};
 use crate::platform::Platform;
 
 /// One guest: link, server, and what they hold of the platform.
@@ -136,6 +137,9 @@ impl<P: Platform> Machine<P> {
         let Some(known) = self.guests.get_mut(&guest) else { return };
         let mut actions = Vec::new();
         call(&mut known.server, known.page.as_ref(), now, &mut actions);
+        for finished in known.server.finished() {
+            self.trace.keep(now, Trace::Op(guest, Op::new(&finished, now)));
+        }
         for action in actions {
             self.server_action(guest, action, now, platform);
         }
@@ -161,6 +165,9 @@ impl<P: Platform> Machine<P> {
                 }
             }
             Action::Spurious => {
+                if let Some(port) = guest.port {
+                    self.trace.keep(now, Trace::Port(Some(id), port));
+                }
                 if guest.storm.spurious(now)
                     && let Some(port) = guest.port
                 {
@@ -194,6 +201,7 @@ impl<P: Platform> Machine<P> {
             link::Action::ReadFront => self.read_guest_front(id),
             link::Action::ReadBack => self.read_guest_back(id),
             link::Action::SetState(state) => {
+                self.trace.keep(platform.now(), Trace::Link(Some(id), state));
                 log::info!("domain {id}: link goes to state {state}");
                 self.guest_job(id, LinkJob::SetState { dir: back(), state });
             }
@@ -280,6 +288,10 @@ impl<P: Platform> Machine<P> {
         answer: Result<Vec<pcidom_xenbus::Pirq>, LeaseError>,
         platform: &mut P,
     ) {
+        let count =
+            answer.as_ref().map(|pirqs| u16::try_from(pirqs.len()).unwrap_or(u16::MAX));
+        self.trace
+            .keep(platform.now(), Trace::Leased(guest, count.map_err(|error| *error)));
         self.serve(guest, platform, |server, page, now, out| {
             server.on_lease(page, answer, now, out);
         });

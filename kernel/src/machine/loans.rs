@@ -32,6 +32,7 @@ use super::Machine;
 use super::jobs;
 use super::leases::{LeaseClient, LeaseStep, NoLease};
 use super::tasks::Work;
+use super::trace::Trace;
 use crate::platform::Platform;
 
 /// One loan.
@@ -44,7 +45,7 @@ pub(super) struct Loan {
 }
 
 impl Loan {
-    const fn guest(&self) -> DomId {
+    pub(super) const fn guest(&self) -> DomId {
         DomId(self.order.guest)
     }
 }
@@ -81,6 +82,7 @@ impl<P: Platform> Machine<P> {
 
     fn obey(&mut self, id: LoanId, order: LoanOrder, platform: &mut P) {
         let (guest, device) = (DomId(order.guest), order.device);
+        self.trace.keep(platform.now(), Trace::Phase(id, order.phase, device));
         match order.phase {
             Phase::Prepare => {
                 log::info!("loan {id}: {device} is wanted for domain {guest}");
@@ -142,6 +144,7 @@ impl<P: Platform> Machine<P> {
             return;
         }
         let (guest, device, phase) = (loan.guest(), loan.order.device, loan.order.phase);
+        self.trace.keep(platform.now(), Trace::Reset(device, result.is_ok()));
         match &result {
             Ok(method) => log::info!("loan {id}: {device} reset: {method}"),
             Err(reason) => log::error!("loan {id}: {device} not reset: {reason}"),
@@ -170,6 +173,7 @@ impl<P: Platform> Machine<P> {
         let (guest, device) = (loan.guest(), loan.order.device);
         let told = loan.lease.end();
         self.lease_steps(id, guest, told);
+        self.trace.keep(platform.now(), Trace::Over(id));
         log::info!("loan {id}: over, {device} is free");
         if loan.order.phase == Phase::Lent {
             // The daemon never does this; if it happens, the guest must not keep the device.
@@ -206,6 +210,14 @@ impl<P: Platform> Machine<P> {
             self.lease_answers.push_back((guest, Err(LeaseError::Unavailable)));
             return;
         };
+        let count = match &ask {
+            LeaseAsk::MapMsi => 1,
+            LeaseAsk::MapMsix(entries) => {
+                u16::try_from(entries.len()).unwrap_or(u16::MAX)
+            }
+            LeaseAsk::Unmap => 0,
+        };
+        self.trace.keep(now, Trace::Asked(guest, count));
         let step = loan.lease.ask(ask, now);
         let id = *id;
         self.lease_steps(id, guest, step);

@@ -10,6 +10,8 @@
 //! | `guests`, `storm` | the backend of each guest |
 //! | `chain`, `jobs` | XenStore work |
 //! | `report` | answers to `pcidomctl status` |
+//! | `monitor` | answers to people at a console |
+//! | `trace` | the last events |
 
 mod alink;
 mod bus;
@@ -18,13 +20,16 @@ mod guests;
 mod jobs;
 mod leases;
 mod loans;
+mod monitor;
 mod report;
 mod storm;
 mod tasks;
+pub mod trace;
 mod windows;
 
 use alloc::collections::VecDeque;
 use alloc::format;
+use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -43,9 +48,11 @@ use self::chain::LinkId;
 use self::guests::Guest;
 use self::jobs::{Done, token};
 use self::loans::Loan;
+use self::monitor::Monitor;
 use self::tasks::{Ended, TaskStep, Tasks};
+use self::trace::{Ring, Trace};
 use self::windows::Windows;
-use crate::platform::Platform;
+use crate::platform::{Console, Platform};
 
 /// What has happened outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +61,8 @@ pub enum Event {
     Port(Port),
     /// The XenStore ring has moved.
     Store,
+    /// Something was typed on a console, or it has room again.
+    Console(Console),
 }
 
 /// How the domain is to end.
@@ -84,6 +93,8 @@ pub struct Machine<P: Platform> {
     lease_answers: VecDeque<(DomId, Result<Vec<Pirq>, LeaseError>)>,
     /// Devices that have become ready since somebody asked.
     newly_ready: Vec<Function>,
+    monitor: Monitor,
+    trace: Rc<Ring>,
     started: bool,
     ready: bool,
     halt: Option<Halt>,
@@ -91,8 +102,8 @@ pub struct Machine<P: Platform> {
 
 impl<P: Platform> Machine<P> {
     /// Starts with nothing known. `generation` tells this start of the image from earlier
-    /// ones in the same domain.
-    pub fn start(generation: u8, platform: &mut P) -> Self {
+    /// ones in the same domain; `trace` gets what happens.
+    pub fn start(generation: u8, trace: Rc<Ring>, platform: &mut P) -> Self {
         let mut machine = Self {
             store: Client::new(generation),
             alink: Alink::new(),
@@ -106,6 +117,8 @@ impl<P: Platform> Machine<P> {
             access_answers: VecDeque::new(),
             lease_answers: VecDeque::new(),
             newly_ready: Vec::new(),
+            monitor: Monitor::default(),
+            trace,
             started: false,
             ready: false,
             halt: None,
@@ -125,8 +138,11 @@ impl<P: Platform> Machine<P> {
             Event::Port(port) => {
                 if let Some(guest) = self.guest_of(port) {
                     self.guest_port(guest, platform);
+                } else {
+                    self.trace.keep(platform.now(), Trace::Port(None, port));
                 }
             }
+            Event::Console(console) => self.console_event(console, platform),
         }
         self.pump(platform);
     }
@@ -315,6 +331,9 @@ impl<P: Platform> Machine<P> {
                 }
                 TaskStep::Ended(Ended::Reset(loan, generation, result)) => {
                     self.reset_ended(loan, generation, result, platform);
+                }
+                TaskStep::Ended(Ended::Read(device, words)) => {
+                    self.dump_read(device, words, platform);
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! What pcidom tells of itself when `pcidomctl status` asks.
+//! What pcidom tells of itself when `pcidomctl status` or somebody at the monitor asks.
 //!
 //! Text for people, in small nodes that each fit a message; the node `number` is written
 //! last and says which query the others answer.
@@ -7,10 +7,14 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use pciback::FunctionStatus;
 use pciback::policy::Dropped;
 use pcidom_loan::{MAX_TEXT, REPORT_DIR};
+use pcidom_pci::Sbdf;
 
 use super::Machine;
+use super::alink::PoolDevice;
+use super::guests::Guest;
 use super::jobs;
 use crate::platform::Platform;
 
@@ -30,45 +34,55 @@ fn denied(dropped: &Dropped) -> String {
     text
 }
 
+/// A device of the pool.
+pub(super) fn device_text(device: Sbdf, known: &PoolDevice, window: bool) -> String {
+    match &known.function {
+        Some(function) if window => format!("{function}, config space read directly"),
+        Some(function) => function.to_string(),
+        None => format!("{device} not scanned"),
+    }
+}
+
+/// A guest's link and what was counted on it.
+pub(super) fn guest_text<P: Platform>(known: &Guest<P>) -> String {
+    let c = known.server.counters();
+    let counters = format!(
+        "reads={} writes={} interrupts={} failed={} late={} spurious={}",
+        c.reads,
+        c.writes,
+        c.interrupts,
+        c.failed.iter().fold(0_u32, |sum, n| sum.saturating_add(*n)),
+        c.late,
+        c.spurious,
+    );
+    let trouble = known.trouble.as_deref().unwrap_or("none");
+    format!("link={:?} {counters} trouble: {trouble}", known.link.phase())
+}
+
+/// A function on a guest's link.
+pub(super) fn function_text(status: &FunctionStatus) -> String {
+    format!(
+        "{} as {} {} denied writes:{}",
+        status.sbdf,
+        status.at,
+        status.mode,
+        denied(&status.dropped)
+    )
+}
+
 impl<P: Platform> Machine<P> {
     /// The daemon asks for a report with this number.
     pub(super) fn write_report(&mut self, number: Option<String>) {
         let Some(number) = number.filter(|n| n.len() <= 20) else { return };
         let mut nodes: Vec<(String, String)> = Vec::new();
         for (n, (device, known)) in self.pool.iter().enumerate() {
-            let text = match &known.function {
-                Some(function) if self.windows.is_open(*device) => {
-                    format!("{function}, config space read directly")
-                }
-                Some(function) => function.to_string(),
-                None => format!("{device} not scanned"),
-            };
-            nodes.push((format!("pool/{n}"), text));
+            let window = self.windows.is_open(*device);
+            nodes.push((format!("pool/{n}"), device_text(*device, known, window)));
         }
         for (guest, known) in &self.guests {
-            let c = known.server.counters();
-            let counters = format!(
-                "reads={} writes={} interrupts={} failed={} late={} spurious={}",
-                c.reads,
-                c.writes,
-                c.interrupts,
-                c.failed.iter().fold(0_u32, |sum, n| sum.saturating_add(*n)),
-                c.late,
-                c.spurious,
-            );
-            let trouble = known.trouble.as_deref().unwrap_or("none");
-            let text =
-                format!("link={:?} {counters} trouble: {trouble}", known.link.phase());
-            nodes.push((format!("guests/{guest}"), text));
+            nodes.push((format!("guests/{guest}"), guest_text(known)));
             for (n, status) in known.server.functions().enumerate() {
-                let text = format!(
-                    "{} as {} {} denied writes:{}",
-                    status.sbdf,
-                    status.at,
-                    status.mode,
-                    denied(&status.dropped)
-                );
-                nodes.push((format!("guests/{guest}/{n}"), text));
+                nodes.push((format!("guests/{guest}/{n}"), function_text(&status)));
             }
         }
         nodes.push(("number".into(), number));

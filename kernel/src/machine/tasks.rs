@@ -1,4 +1,4 @@
-//! Procedures that run on pool devices: scans and resets.
+//! Procedures that run on pool devices: scans, resets, and reads for the monitor.
 //!
 //! A device has one procedure at a time; another one waits until it has ended. They run
 //! access by access between those of guests, so nobody is held up by a reset's waits.
@@ -11,7 +11,7 @@ use pcidom_loan::{Generation, LoanId};
 use pcidom_pci::function::Function;
 use pcidom_pci::reset::{self, Method, ResetError};
 use pcidom_pci::scan::{self, ScanError};
-use pcidom_pci::{Access, Answer, Config, Question, Sbdf};
+use pcidom_pci::{Access, AccessError, Answer, Config, Question, Sbdf};
 use pcidom_script::{Instant, Progress, Script};
 use vecmap::VecMap;
 
@@ -22,6 +22,8 @@ pub(super) enum Work {
     Scan,
     /// Reset it, for this phase of this loan.
     Reset { loan: LoanId, generation: Generation, function: Box<Function> },
+    /// Read so many double words, for the monitor. Few at a time: a reset waits for them.
+    Read { from: u16, count: u16 },
 }
 
 /// What a procedure ended with.
@@ -29,6 +31,7 @@ pub(super) enum Work {
 pub(super) enum Ended {
     Scanned(Sbdf, Result<Box<Function>, ScanError>),
     Reset(LoanId, Generation, Result<Method, ResetError>),
+    Read(Sbdf, Result<Vec<u32>, AccessError>),
 }
 
 /// What the event loop does next for a task.
@@ -117,6 +120,9 @@ impl Tasks {
                     let result = reset::function_reset(&config, &function).await;
                     Ended::Reset(loan, generation, result)
                 }
+                Work::Read { from, count } => {
+                    Ended::Read(device, read(&config, from, count).await)
+                }
             }
         });
         self.advance(device, progress, now, steps);
@@ -148,4 +154,12 @@ impl Tasks {
             }
         }
     }
+}
+
+async fn read(config: &Config, from: u16, count: u16) -> Result<Vec<u32>, AccessError> {
+    let mut words = Vec::new();
+    for n in 0..count {
+        words.push(config.read32(from.saturating_add(4 * n)).await?);
+    }
+    Ok(words)
 }
