@@ -205,7 +205,7 @@ assignable() {
 }
 
 # start_image KERNEL BDF...: boots an image as the domain pcidom with these devices as
-# its pool, with the shipped configuration otherwise.
+# its pool, with the shipped configuration otherwise, and the lines in PCIDOM_EXTRA.
 start_image() {
     kernel=$1
     shift
@@ -215,6 +215,7 @@ start_image() {
         # The shipped file, with this pool, and with the serial port it offers.
         grep -vE '^ *(pci|kernel|ioports) *=' /etc/xen/pcidom.cfg
         echo 'ioports = [ "2f8-2ff" ]'
+        echo "${PCIDOM_EXTRA:-}"
         echo "kernel = \"$kernel\""
         echo "pci = [${pool%,}]"
     } > /tmp/pcidom.cfg

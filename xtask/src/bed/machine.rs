@@ -60,7 +60,7 @@ pub(crate) fn command(
         Console::Piped => qemu.args(["-monitor", "none", "-serial", "stdio"]),
         Console::Terminal => qemu.args(["-serial", "mon:stdio"]),
     };
-    qemu.arg("-serial").arg(format!("file:{}", files.com2.display()));
+    com2(&mut qemu, &files.com2, scenario.types_on_com2);
     qemu.arg("-kernel").arg(base.hypervisor());
     // Xen takes the later of two options that contradict each other.
     qemu.arg("-append").arg(format!("{XEN_ARGUMENTS} {}", scenario.xen));
@@ -96,6 +96,23 @@ pub(crate) fn command(
         }
     }
     qemu
+}
+
+/// The second serial port: into a file, and if somebody types there, from and to a serial
+/// card of dom0 as well.
+fn com2(qemu: &mut Command, log: &Path, typed: bool) {
+    if !typed {
+        qemu.arg("-serial").arg(format!("file:{}", log.display()));
+        return;
+    }
+    // In no folder, since the path of a socket has to be short.
+    let name = format!("path=pcidom-bed-{},abstract=on", std::process::id());
+    let log = log.display().to_string().replace(',', ",,");
+    qemu.arg("-chardev");
+    qemu.arg(format!("socket,id=com2,{name},server=on,wait=off,logfile={log}"));
+    qemu.args(["-chardev", &format!("socket,id=typist,{name}")]);
+    qemu.args(["-serial", "chardev:com2"]);
+    qemu.args(["-device", "pci-serial,chardev=typist,addr=1e"]);
 }
 
 fn drive(qemu: &mut Command, id: &str, path: &Path) {

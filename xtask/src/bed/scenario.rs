@@ -24,6 +24,8 @@ pub(crate) struct Scenario {
     pub(crate) on_demand: bool,
     /// Whether dom0 and guests get the stopwatch.
     pub(crate) needs_probe: bool,
+    /// Whether dom0 has a serial port whose other end is pcidom's.
+    pub(crate) types_on_com2: bool,
     /// How many rounds of random work, and from which seed.
     pub(crate) soak: Option<Soak>,
     /// A test variant of the image that must be in dom0 too.
@@ -94,6 +96,7 @@ impl Scenario {
             needs_pcidom: true,
             on_demand: false,
             needs_probe: false,
+            types_on_com2: false,
             soak: None,
             image: None,
             xen: String::new(),
@@ -128,6 +131,7 @@ impl Scenario {
             "pcidom" => self.needs_pcidom = yes_or_no(value)?,
             "on_demand" => self.on_demand = yes_or_no(value)?,
             "probe" => self.needs_probe = yes_or_no(value)?,
+            "com2" => self.types_on_com2 = yes_or_no(value)?,
             "soak" => self.soak = Some(Soak::parse(value)?),
             "regions" => {
                 let (disk, count) =

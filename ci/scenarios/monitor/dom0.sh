@@ -1,0 +1,79 @@
+# What COM2 has said, and the serial card that is wired to it.
+COM2_LOG=/var/log/xen/com2.log
+com2_port() { find /sys/bus/pci/devices/0000:00:1e.0/ -name 'ttyS*' | sed 's/.*\///' | head -n 1; }
+
+pv_log() { guest_log pcidom; }
+com2_log() { tr -d '\r' < "$COM2_LOG"; }
+type_pv() { send pcidom "$1"; }
+type_com2() { printf '%s\r' "$1" > "$COM2_PORT"; }
+
+# shows CONSOLE LINE REGEX: whether the console shows the regex after that line.
+shows() { "$1_log" | tail -n "+$(($2 + 1))" | grep -qE -- "$3"; }
+
+# ask CONSOLE COMMAND REGEX...: types a command (pv, com2) and waits for each answer.
+ask() {
+    ask_on=$1 ask_what=$2 ask_from=$("$1_log" | wc -l)
+    "type_$1" "$2"
+    shift 2
+    for regex in "$@"; do
+        wait_for "$ask_on: $ask_what: $regex" 20 shows "$ask_on" "$ask_from" "$regex"
+    done
+}
+
+step "boot pcidom with a serial port and its interrupt"
+COM2_PORT=/dev/$(com2_port)
+note "the serial card is $COM2_PORT"
+stty -F "$COM2_PORT" 115200 raw -echo
+cat "$COM2_PORT" > "$COM2_LOG" &
+assignable "$disk0"
+start_daemon
+PCIDOM_EXTRA='irqs = [ 3 ]'
+start_pcidom "$disk0"
+check "COM2 has its interrupt" not guest_log_has pcidom 'COM2 has no interrupt'
+
+step "questions to an idle pcidom"
+ask pv help '^pcidom> help' '^dump BDF' '^ring .COUNT'
+ask com2 help '^pcidom> help' '^dump BDF' '^ring .COUNT'
+ask pv pool "^$disk0 1b36:0010 .*: free, in quarantine" '^1 device'
+ask com2 loans '^0 loan'
+ask pv nonsense 'is not a command'
+check "what is said on COM2 is not on the PV console" not shows pv 0 '> loans'
+check "what is said on the PV console is not on COM2" not shows com2 0 'nonsense'
+check "the log is on COM2 too" shows com2 0 'ready, 1 device'
+
+step "questions while a guest does I/O"
+create_guest g1 --paused
+attach g1 "$disk0"
+xl unpause g1
+guest_ready g1
+drive_works g1 disk0 4
+guest_must g1 20 'io_start disk0 8'
+ask pv pool ': loan 0 to domain .*Lent'
+ask pv guests 'link=.*reads=[1-9]' '  0000:01:00.0 as .*MSI-X' '^1 guest'
+ask com2 loans 'with domain .*Lent' '^1 loan'
+ask com2 leases 'MSI-X.*pirqs [0-9]' '^1 loan'
+ask pv "dump $disk0" '^000: 36 1b 10 00 ' '^0x004 command .*bus master' 'capability 0x11 MSI-X'
+ask com2 "dump $disk0" '^000: 36 1b 10 00 ' '^0x004 command .*bus master' 'capability 0x11 MSI-X'
+ask pv ring 'enable MSI-X .*: ok' 'lease.s. granted' 'link to state 4'
+ask com2 'ring 5' 'port|ok|link'
+ask pv 'log debug pciback' 'pciback logs at DEBUG'
+ask pv 'log info' 'everything logs at INFO'
+guest_must g1 60 'io_advances 50'
+check "no request of the guest timed out" pciback_was_prompt g1
+guest_must g1 60 'io_stop'
+
+step "typing faster than answers come"
+for n in 1 2 3 4 5 6; do type_pv "dump $disk0"; type_com2 ring; done
+ask pv "loans" '^1 loan'
+ask com2 "loans" '^1 loan'
+
+step "the end"
+detach g1 "$disk0"
+ask pv "loans" '^0 loan'
+ask pv 'ring 20' "$disk0 reset"
+xl destroy g1
+ends g1 30
+xl shutdown pcidom
+ends pcidom 40
+check "no IOMMU fault" no_vtd_fault
+check "no zombie is left" no_zombies
