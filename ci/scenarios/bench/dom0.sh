@@ -80,6 +80,12 @@ before=$(cpu_time pcidom)
 xentrace -D -e 0x21000 -T "$idle" /tmp/trace.bin > /tmp/xentrace.out 2>&1 || cat /tmp/xentrace.out
 text "pcidom's CPU time over $idle idle seconds: from $before s to $(cpu_time pcidom) s"
 bed-probe wakes /tmp/trace.bin "$(domid pcidom)" > /tmp/wakes.out && rows alone "idle$idle/" /tmp/wakes.out
+# The same while the guest reads config space: a trace that never shows a wake-up proves nothing.
+send_guest lent 'bed-probe config /sys/bus/pci/devices/*/config 200'
+xentrace -D -e 0x21000 -T 2 /tmp/trace.bin > /tmp/xentrace.out 2>&1 || cat /tmp/xentrace.out
+guest_log_wait lent "@@DONE $SEQUENCE " 120
+bed-probe wakes /tmp/trace.bin "$(domid pcidom)" > /tmp/wakes.out && rows alone busy2/ /tmp/wakes.out
+check "the trace shows wake-ups of a busy pcidom" grep -E '^@@BENCH wakes [1-9]' /tmp/wakes.out
 rm -f /tmp/trace.bin
 for guest in stock lent; do
     xl destroy "$guest"

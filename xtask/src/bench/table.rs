@@ -127,6 +127,11 @@ fn alone(metric: &str, values: &[u64]) -> String {
             let per_second = decimal(number.saturating_mul(1_000_000) / 30, 1_000_000, 2);
             format!("wake-ups per idle second: {per_second} ({number} in 30 s)\n")
         }
+        "busy2/wakes" => {
+            format!(
+                "wake-ups in 2 s with a guest in config space, for comparison: {number}\n"
+            )
+        }
         _ => format!("{metric}: {number}\n"),
     }
 }
