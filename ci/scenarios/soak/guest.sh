@@ -14,5 +14,5 @@ rebind_drive() { rebind nvme "$(device_of_drive "$1")"; }
 rebind_card() { rebind e1000e "$(device_of_card)"; }
 
 no_drive() { not find_nvme "$1"; }
-no_card() { not net_interface; }
+no_card() { not ls -d /sys/class/net/*/device; }
 not() { ! "$@"; }
