@@ -23,6 +23,10 @@ use crate::wire::{self, Kind, Message};
 /// (`quota-max-outstanding`); the rest waits here, in order.
 pub const MAX_IN_FLIGHT: usize = 16;
 
+/// Transactions open at one time. XenStore allows a domain 10 (`quota-transactions`) and
+/// refuses the next; one that waits here begins when another one ends.
+pub const MAX_TRANSACTIONS: usize = 8;
+
 /// Longest request that is sent: header and payload fit the 1024 bytes of a ring whole.
 pub const MAX_REQUEST: usize = 1024;
 
@@ -35,7 +39,9 @@ pub struct Client<T> {
     generation: u8,
     sequence: u32,
     waiting: VecDeque<(Request, Job<T>)>,
-    in_flight: VecMap<u32, Job<T>>,
+    in_flight: VecMap<u32, (Kind, Job<T>)>,
+    /// Begun, or about to be.
+    transactions: usize,
     done: VecDeque<T>,
     fired: VecSet<String>,
 }
@@ -57,6 +63,7 @@ impl<T: 'static> Client<T> {
             sequence: 0,
             waiting: VecDeque::new(),
             in_flight: VecMap::new(),
+            transactions: 0,
             done: VecDeque::new(),
             fired: VecSet::new(),
         }
@@ -75,13 +82,15 @@ impl<T: 'static> Client<T> {
     /// with [`Client::unsend`] what could not be sent.
     pub fn next_message(&mut self) -> Option<(u32, Vec<u8>)> {
         while self.in_flight.len() < MAX_IN_FLIGHT {
-            let (request, job) = self.waiting.pop_front()?;
+            let (request, job) = self.next_waiting()?;
             let id = self.next_id();
             let bytes =
                 wire::encode(request.kind, id, request.transaction, &[&request.payload]);
             match bytes.filter(|bytes| bytes.len() <= MAX_REQUEST) {
                 Some(bytes) => {
-                    self.in_flight.insert(id, job);
+                    self.in_flight.insert(id, (request.kind, job));
+                    self.transactions +=
+                        usize::from(request.kind == Kind::TransactionStart);
                     return Some((id, bytes));
                 }
                 None => self.advance(job.resume(Err(StoreError::TooLong))),
@@ -92,7 +101,8 @@ impl<T: 'static> Client<T> {
 
     /// Takes a message back that found no room: it is the next one again.
     pub fn unsend(&mut self, id: u32, bytes: &[u8]) {
-        let Some(job) = self.in_flight.remove(&id) else { return };
+        let Some((kind, job)) = self.in_flight.remove(&id) else { return };
+        self.transactions -= usize::from(kind == Kind::TransactionStart);
         if let Some(Message { kind: Some(kind), transaction, payload, .. }) =
             Message::decode(bytes)
         {
@@ -111,8 +121,13 @@ impl<T: 'static> Client<T> {
             return;
         }
         // Not one of ours: of an earlier generation, or already given up.
-        let Some(job) = self.in_flight.remove(&message.request) else { return };
-        let reply = if message.kind == Some(Kind::Error) {
+        let Some((asked, job)) = self.in_flight.remove(&message.request) else { return };
+        let failed = message.kind == Some(Kind::Error);
+        // An end that fails is an end as well.
+        if asked == Kind::TransactionEnd || asked == Kind::TransactionStart && failed {
+            self.transactions -= 1;
+        }
+        let reply = if failed {
             let word = message.strings().into_iter().next().unwrap_or_default();
             Err(StoreError::from_word(&word))
         } else {
@@ -129,6 +144,14 @@ impl<T: 'static> Client<T> {
     /// The token of a watch that has fired, however often it did.
     pub fn next_fired(&mut self) -> Option<String> {
         self.fired.pop()
+    }
+
+    /// The first request that may be sent now.
+    fn next_waiting(&mut self) -> Option<(Request, Job<T>)> {
+        let full = self.transactions >= MAX_TRANSACTIONS;
+        let may = |request: &Request| !full || request.kind != Kind::TransactionStart;
+        let at = self.waiting.iter().position(|(request, _)| may(request))?;
+        self.waiting.remove(at)
     }
 
     fn advance(&mut self, progress: Progress<Request, Reply, T>) {
@@ -153,7 +176,7 @@ impl<T: 'static> Client<T> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::{Client, MAX_IN_FLIGHT};
+    use super::{Client, MAX_IN_FLIGHT, MAX_TRANSACTIONS};
     use crate::store::{Snapshot, StoreError};
     use crate::wire::{Kind, Message, encode};
 
@@ -200,6 +223,32 @@ mod tests {
         serve(&mut client, &mut nodes);
         let snapshot = client.next_done().unwrap().unwrap();
         assert_eq!(snapshot, [("a".into(), "1".into()), ("b".into(), "2".into())].into());
+    }
+
+    #[test]
+    fn no_more_transactions_are_open_than_xenstore_allows() {
+        let mut client: Client<bool> = Client::new(1);
+        for _ in 0..30 {
+            client.run(async |store| store.snapshot("dir", 1).await.is_ok());
+        }
+        let mut open: usize = 0;
+        while let Some((id, bytes)) = client.next_message() {
+            let kind = Message::decode(&bytes).unwrap().kind.unwrap();
+            // Every other one does not begin: that is not held against it.
+            let fails = kind == Kind::TransactionStart && id % 2 == 0;
+            match kind {
+                Kind::TransactionStart => open += usize::from(!fails),
+                Kind::TransactionEnd => open -= 1,
+                _ => {}
+            }
+            assert!(open <= MAX_TRANSACTIONS);
+            let reply = match fails {
+                true => encode(Kind::Error, id, 0, &[b"ENOSPC\0"]),
+                false => encode(kind, id, 0, &[b"5\0"]),
+            };
+            client.receive(&reply.unwrap());
+        }
+        assert_eq!(core::iter::from_fn(|| client.next_done()).count(), 30);
     }
 
     #[test]
