@@ -10,7 +10,7 @@
 //! | `/local/domain/P/pcidom/loans/ID` | daemon | [`LoanOrder`] |
 //! | `/local/domain/P/pcidom/answers/ID` | daemon | [`LeaseAnswer`] |
 //! | `/local/domain/P/pcidom/query` | daemon | a number: write a report with this number |
-//! | `/local/domain/P/data/pcidom/state` | pcidom | [`READY`] once it serves |
+//! | `/local/domain/P/data/pcidom/state` | pcidom | [`READY`] once it serves, [`STOPPING`] when it is to end |
 //! | `/local/domain/P/data/pcidom/loans/ID` | pcidom | [`LoanReport`] |
 //! | `/local/domain/P/data/pcidom/requests/ID` | pcidom | [`LeaseRequest`] |
 //! | `/local/domain/P/data/pcidom/report/...` | pcidom | text for `pcidomctl status` |
@@ -45,6 +45,9 @@ pub const REPORT_DIR: &str = "data/pcidom";
 pub const QUARANTINED: &str = "quarantined";
 /// Content of pcidom's `state` node once it serves.
 pub const READY: &str = "ready";
+/// Content of pcidom's `state` node once it was told to shut down: it waits until the
+/// daemon has ended its loans.
+pub const STOPPING: &str = "stopping";
 
 /// Most loans a host has at one time; ids are below it. Bounds both sides' tables.
 pub const MAX_LOANS: u16 = 256;

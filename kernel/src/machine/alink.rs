@@ -50,6 +50,9 @@ pub(super) struct Alink<P: Platform> {
     searched: bool,
     /// Devices that dom0 takes away while they are lent, and until when that may wait.
     leaving: VecMap<Sbdf, Instant>,
+    /// Those of them that dom0 has given us again meanwhile: they are taken in once their
+    /// loans have ended.
+    returning: VecMap<Sbdf, Export>,
     open: Option<Open<P>>,
 }
 
@@ -70,6 +73,7 @@ impl<P: Platform> Alink<P> {
             back: None,
             searched: false,
             leaving: VecMap::new(),
+            returning: VecMap::new(),
             open: None,
         }
     }
@@ -249,6 +253,10 @@ impl<P: Platform> Machine<P> {
 
     fn device_added(&mut self, export: &Export, platform: &mut P) {
         let device = export.device;
+        if self.alink.leaving.contains_key(&device) {
+            self.alink.returning.insert(device, *export);
+            return;
+        }
         log::info!("{device} is in the pool");
         let known = PoolDevice { at: export.at, function: None, settled: false };
         self.pool.insert(device, known);
@@ -259,6 +267,10 @@ impl<P: Platform> Machine<P> {
 
     /// Dom0 takes a device away: at once if it is not lent, else when its loan is over.
     fn device_leaves(&mut self, device: Sbdf, platform: &mut P) {
+        if self.alink.returning.remove(&device).is_some() {
+            // It still waits to leave for the first time.
+            return;
+        }
         if self.is_in_use(device) {
             log::warn!("{device} is taken from the pool while it is lent");
             self.alink.leaving.insert(device, platform.now().after(LEAVE_TIMEOUT));
@@ -283,6 +295,9 @@ impl<P: Platform> Machine<P> {
         self.drop_dump(device);
         self.bus.forget(Customer::Task(device));
         self.alink_event(link::Event::Released(device), platform);
+        if let Some(export) = self.alink.returning.remove(&device) {
+            self.device_added(&export, platform);
+        }
     }
 
     /// Devices whose loans did not end in time.

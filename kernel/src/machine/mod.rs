@@ -9,6 +9,7 @@
 //! | `loans`, `leases` | what the daemon orders, and pirqs asked of it |
 //! | `guests`, `storm` | the backend of each guest |
 //! | `chain`, `jobs` | XenStore work |
+//! | `stop` | the end of the domain: loans first |
 //! | `report` | answers to `pcidomctl status` |
 //! | `monitor` | answers to people at a console |
 //! | `trace` | the last events |
@@ -22,6 +23,7 @@ mod leases;
 mod loans;
 mod monitor;
 mod report;
+mod stop;
 mod storm;
 mod tasks;
 pub mod trace;
@@ -30,7 +32,6 @@ mod windows;
 use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::rc::Rc;
-use alloc::string::String;
 use alloc::vec::Vec;
 
 use pciback::LeaseError;
@@ -49,6 +50,7 @@ use self::guests::Guest;
 use self::jobs::{Done, token};
 use self::loans::Loan;
 use self::monitor::Monitor;
+use self::stop::Stop;
 use self::tasks::{Ended, TaskStep, Tasks};
 use self::trace::{Ring, Trace};
 use self::windows::Windows;
@@ -98,6 +100,7 @@ pub struct Machine<P: Platform> {
     started: bool,
     ready: bool,
     halt: Option<Halt>,
+    stop: Stop,
 }
 
 impl<P: Platform> Machine<P> {
@@ -122,6 +125,7 @@ impl<P: Platform> Machine<P> {
             started: false,
             ready: false,
             halt: None,
+            stop: Stop::default(),
         };
         machine.store.run(jobs::start);
         machine.pump(platform);
@@ -155,6 +159,7 @@ impl<P: Platform> Machine<P> {
         self.tick_leases(now);
         self.tick_alink(now, platform);
         self.tick_guests(now, platform);
+        self.stop_if_possible(now);
         self.pump(platform);
     }
 
@@ -166,6 +171,7 @@ impl<P: Platform> Machine<P> {
             self.leases_deadline(),
             self.alink_deadline(),
             self.guests_deadline(),
+            self.stop_deadline(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -256,14 +262,19 @@ impl<P: Platform> Machine<P> {
             Done::Written(path, Err(error)) => {
                 log::error!("cannot write {path}: {error}");
             }
-            Done::Shutdown(request) => self.shutdown(request.as_deref()),
+            Done::Shutdown(request) => {
+                self.shutdown(request.as_deref(), platform.now());
+            }
             Done::BackFound(back) => self.back_found(back, platform),
             Done::Pool(devices) => self.quarantine(devices),
             Done::ConfigFrames(frames) => {
                 self.windows.offer(frames);
                 self.fit_windows(platform);
             }
-            Done::Orders(orders) => self.new_orders(&orders, platform),
+            Done::Orders(orders) => {
+                self.new_orders(&orders, platform);
+                self.stop_if_possible(platform.now());
+            }
             Done::Answer(loan, answer) => self.lease_answered(loan, &answer),
             Done::Query(number) => self.write_report(number),
             Done::Link(LinkId::Dom0, done) => self.alink_job_done(done, platform),
@@ -271,22 +282,6 @@ impl<P: Platform> Machine<P> {
                 self.guest_job_done(guest, done, platform);
             }
         }
-    }
-
-    fn shutdown(&mut self, request: Option<&str>) {
-        match request {
-            None => return,
-            Some("poweroff" | "halt") => self.halt = Some(Halt::PowerOff),
-            Some("reboot") => self.halt = Some(Halt::Reboot),
-            Some(other) => {
-                let other: String = other.chars().take(32).collect();
-                log::error!(
-                    "`{other}` is not something this domain can do; not acknowledged"
-                );
-                return;
-            }
-        }
-        log::info!("asked to {}", request.unwrap_or_default());
     }
 
     /// Carries out a guest's read at once where there is a window, and lets any other

@@ -85,6 +85,9 @@ impl<P: Platform> Machine<P> {
                 nodes.push((format!("guests/{guest}/{n}"), function_text(&status)));
             }
         }
+        if let Some(text) = self.stop_report() {
+            nodes.push(("shutdown".into(), text));
+        }
         nodes.push(("number".into(), number));
         let nodes = nodes.into_iter().map(|(key, text)| {
             let text = text.chars().take(MAX_TEXT).collect();
