@@ -47,6 +47,9 @@ impl std::error::Error for XenError {}
 pub struct DomainInfo {
     /// On its way out: it gets nothing any more, but what it has can be taken away.
     pub dying: bool,
+    /// It has ended by itself (power off, reboot, crash) and runs no more; the toolstack has
+    /// not taken it away yet.
+    pub ended: bool,
     /// Held by the toolstack.
     pub paused: bool,
     /// HVM or PVH, so without a PV PCI frontend.

@@ -7,7 +7,9 @@ use pcidom_xenbus::{DomId, XenbusState};
 use super::guest_config;
 use super::link::{self, Standing};
 use super::loan::{CONNECT_DEADLINE, Loan, RESET_DEADLINE, Waiter, state};
+use super::lock;
 use super::rights;
+use super::stop::STOPS;
 use super::{Client, Daemon, Env, Failure, Record, Stage, paths};
 use crate::host::DeviceFacts;
 use crate::hypervisor::{XenError, errno};
@@ -42,6 +44,9 @@ impl Daemon {
         let Some(vm) =
             self.pcidoms.get(&pcidom).filter(|p| p.ready).map(|p| p.vm.clone())
         else {
+            if self.is_stopping(pcidom) {
+                return Err(refused(format!("pcidom {pcidom} is shutting down")));
+            }
             return Err(refused(format!(
                 "pcidom {pcidom} does not serve yet: look at xl console {pcidom}"
             )));
@@ -154,6 +159,10 @@ impl Daemon {
         if let Some(lost) = self.lost(env, id)? {
             return self.end(env, id, Some(lost.text().into()));
         }
+        let Some(loan) = self.loans.get(&id) else { return Ok(()) };
+        if self.is_stopping(loan.record.pcidom()) {
+            return self.end(env, id, Some(STOPS.into()));
+        }
         let Some(loan) = self.loans.get_mut(&id) else { return Ok(()) };
         let device = loan.record.device.0;
         if !loan.ready {
@@ -201,7 +210,10 @@ impl Daemon {
         let facts = loan.facts.clone();
         record.save(env.store, id)?;
         let given = match facts {
-            Some(facts) => give(env, &record, &facts),
+            Some(facts) => {
+                lock::take_from_strangers(env, &facts, &[record.guest()]);
+                give(env, &record, &facts)
+            }
             None => Err(refused("dom0 does not know the device any more")),
         };
         if let Err(error) = given {
@@ -240,6 +252,10 @@ impl Daemon {
     ) -> Result<(), Failure> {
         if let Some(lost) = self.lost(env, id)? {
             return self.end(env, id, Some(lost.text().into()));
+        }
+        let Some(loan) = self.loans.get(&id) else { return Ok(()) };
+        if self.is_stopping(loan.record.pcidom()) {
+            return self.retire(env, id);
         }
         let Some(loan) = self.loans.get_mut(&id) else { return Ok(()) };
         let (Some(_), Some(entry)) = (loan.waiter, loan.record.entry) else {

@@ -75,7 +75,11 @@ impl Daemon {
         }
     }
 
-    fn ask_guest(&mut self, env: &mut Env<'_>, id: LoanId) -> Result<(), Failure> {
+    pub(super) fn ask_guest(
+        &mut self,
+        env: &mut Env<'_>,
+        id: LoanId,
+    ) -> Result<(), Failure> {
         let Some(loan) = self.loans.get_mut(&id) else { return Ok(()) };
         let mut record = loan.record.clone();
         record.stage = Stage::Detaching;
@@ -110,8 +114,15 @@ impl Daemon {
             XenbusState::Reconfiguring | XenbusState::Reconfigured => {}
             _ => return self.end_told(env, id),
         }
+        if self.must_end(env, id) {
+            return Ok(());
+        }
+        let Some(loan) = self.loans.get_mut(&id) else { return Ok(()) };
         if !loan.is_due(env.now) {
             return Ok(());
+        }
+        if loan.patience.is_some() {
+            return self.end(env, id, None);
         }
         record.stage = Stage::Lent;
         env.store.transaction(&mut |nodes| {

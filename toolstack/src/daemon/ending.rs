@@ -43,10 +43,13 @@ impl Daemon {
     ) -> Result<(), Failure> {
         let Some(loan) = self.loans.get_mut(&id) else { return Ok(()) };
         loan.record.stage = Stage::Ending;
+        loan.patience = None;
         loan.deadline = Some(env.now.after(RESET_DEADLINE));
         // If XenStore does not take it, the rights go all the same: that matters more.
         let saved = loan.record.save(env.store, id);
         self.take_back(env, id);
+        // After the rights: they matter more. From here on Xen would give the device away.
+        let locked = self.keep_lock(env, id);
         let Some(loan) = self.loans.get(&id) else { return Ok(()) };
         let record = loan.record.clone();
         let last = self.entries(&record) <= 1;
@@ -62,6 +65,7 @@ impl Daemon {
             }
             record.save(nodes, id)
         })?;
+        locked?;
         Ok(saved?)
     }
 
@@ -119,7 +123,12 @@ impl Daemon {
     ) -> Result<(), Failure> {
         let alone = self.lost(env, id)? == Some(Lost::Pcidom);
         let Some(loan) = self.loans.get(&id) else { return Ok(()) };
-        match loan.report(env, id)? {
+        let outcome = loan.report(env, id)?;
+        if (alone || outcome.is_some()) && self.is_guest_closing(env, id)? {
+            return Ok(());
+        }
+        let Some(loan) = self.loans.get(&id) else { return Ok(()) };
+        match outcome {
             _ if alone => self.finish(env, id, None),
             Some(Outcome::Returned(method)) => {
                 log::info!("{}: returned, reset: {method}", loan.title(id));
@@ -173,6 +182,7 @@ impl Daemon {
                 loan.record = record;
             }
         }
+        self.release_lock(env, id)?;
         let Some(loan) = self.loans.remove(&id) else { return Ok(()) };
         log::info!("{}: over", loan.title(id));
         match loan.waiter {
@@ -195,7 +205,7 @@ impl Daemon {
         }
         self.forget_if_left(env, pcidom, record.device.0)?;
         self.scan_pool(env, pcidom)?;
-        self.advance_all(env, |loan| loan.record.guest() == guest && loan.ready);
+        self.advance_all(env, |loan| loan.record.guest() == guest);
         Ok(())
     }
 

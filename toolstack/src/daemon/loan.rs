@@ -61,6 +61,8 @@ pub(super) struct Loan {
     pub(super) ready: bool,
     /// When it became lent, for the deadlines of whoever waits.
     pub(super) lent_at: Instant,
+    /// Until when its guest may let go although it must: pcidom shuts down, or is gone.
+    pub(super) patience: Option<Instant>,
     /// Why an attach is undone; the reply once it is.
     pub(super) failure: Option<String>,
 }
@@ -74,6 +76,7 @@ impl Loan {
             waiter: None,
             ready: false,
             lent_at: Instant::default(),
+            patience: None,
             failure: None,
         }
     }
@@ -184,7 +187,9 @@ impl Daemon {
     ) -> Result<Option<Lost>, Failure> {
         let Some(Loan { record, .. }) = self.loans.get(&id) else { return Ok(None) };
         let pcidom = env.xen.domain(record.pcidom())?;
-        if pcidom.is_none_or(|info| info.dying) || !record.pcidom_is_home(env.store)? {
+        if pcidom.is_none_or(|info| info.dying || info.ended)
+            || !record.pcidom_is_home(env.store)?
+        {
             return Ok(Some(Lost::Pcidom));
         }
         let guest = env.xen.domain(record.guest())?;
@@ -217,6 +222,10 @@ impl Daemon {
     pub(super) fn recover(&mut self, env: &mut Env<'_>, id: LoanId) {
         let Some(loan) = self.loans.get_mut(&id) else { return };
         loan.lent_at = env.now;
+        if let Err(error) = self.keep_lock(env, id) {
+            log::error!("loan {id}: {error}");
+        }
+        let Some(loan) = self.loans.get_mut(&id) else { return };
         let half_mapped = loan.record.leases == super::Leases::Intent;
         let (pcidom, guest) = (loan.record.pcidom(), loan.record.guest());
         let reason = match loan.record.stage {
@@ -232,9 +241,14 @@ impl Daemon {
                 None
             }
         };
+        if loan.record.entry.is_some()
+            && let Err(error) = self.watch_link(env, (pcidom, guest), true)
+        {
+            log::error!("loan {id}: {error}");
+        }
         let result = match reason {
             Some(reason) => self.end(env, id, Some(reason.into())),
-            None => self.watch_link(env, (pcidom, guest), true),
+            None => Ok(()),
         };
         if let Err(error) = result {
             log::error!("loan {id}: {error}");

@@ -13,7 +13,7 @@
 //!     |---------> detaching -----+                   (detach.rs)  |
 //!     |               | link back in Connected                    |
 //!     +---------------+-------------------------------------------+
-//!     |  guest or pcidom gone, device leaves the pool, detach -f
+//!     |  guest or pcidom gone, device leaves the pool, detach -f (lock.rs, stop.rs)
 //!   ending    leases and rights taken; order ending  (ending.rs)
 //!     |  returned, failed, or too late
 //!   over      off the link, order and record removed
@@ -29,12 +29,14 @@ mod guest_config;
 mod lease;
 mod link;
 mod loan;
+mod lock;
 mod paths;
 mod pool;
 mod protection;
 mod record;
 mod rights;
 mod status;
+mod stop;
 #[cfg(test)]
 mod tests;
 mod watch;

@@ -43,6 +43,14 @@ pub(super) fn stock_link(guest: DomId) -> String {
     format!("/local/domain/0/backend/pci/{guest}")
 }
 
+/// libxl's locks: which domain it has given a device to.
+pub(super) const LOCKS: &str = "/libxl/pci";
+
+/// The lock of one device. While it is there, libxl gives the device to nobody.
+pub(super) fn lock(device: Sbdf) -> String {
+    format!("{LOCKS}/{}/domid", NodeName(device))
+}
+
 /// The guest's end of its link.
 pub(super) fn front(guest: DomId) -> String {
     format!("/local/domain/{guest}/device/pci/0")

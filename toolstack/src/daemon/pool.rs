@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pcidom_loan::{ConfigFrame, LoanId, NodeName, PROTOCOL, QUARANTINED, READY};
+use pcidom_loan::{
+    ConfigFrame, LoanId, NodeName, PROTOCOL, QUARANTINED, READY, STOPPING,
+};
 use pcidom_pci::Sbdf;
 use pcidom_xenbus::{DomId, XenbusState};
 
@@ -47,6 +49,8 @@ pub(super) struct Pcidom {
     pub(super) name: String,
     pub(super) vm: String,
     pub(super) ready: bool,
+    /// It was told to shut down, and waits for its loans to end.
+    pub(super) stopping: bool,
     pub(super) pool: BTreeMap<Sbdf, PoolDevice>,
 }
 
@@ -60,7 +64,8 @@ impl Daemon {
             if domain == DomId::DOM0 || !self.names.contains(&name) {
                 continue;
             }
-            let alive = env.xen.domain(domain)?.is_some_and(|info| !info.dying);
+            let alive =
+                env.xen.domain(domain)?.is_some_and(|info| !info.dying && !info.ended);
             if let Some(vm) = env.store.read(&paths::vm(domain))?.filter(|_| alive) {
                 found.insert(domain, (name, vm));
             }
@@ -121,7 +126,8 @@ impl Daemon {
             }
             Ok(())
         })?;
-        let pcidom = Pcidom { name, vm, ready: false, pool: BTreeMap::new() };
+        let pcidom =
+            Pcidom { name, vm, ready: false, stopping: false, pool: BTreeMap::new() };
         self.pcidoms.insert(domain, pcidom);
         self.watch_pcidom(env, domain, true)?;
         self.greet(env, domain)?;
@@ -141,6 +147,12 @@ impl Daemon {
             let what = if ready { "serves" } else { "does not serve any more" };
             log::info!("pcidom {domain} {what}");
             pcidom.ready = ready;
+        }
+        let stopping = said.as_deref() == Some(STOPPING);
+        if stopping && !pcidom.stopping {
+            log::info!("pcidom {domain} was told to shut down: its loans end");
+            pcidom.stopping = true;
+            self.advance_all(env, |loan| loan.record.pcidom() == domain);
         }
         Ok(())
     }

@@ -7,6 +7,9 @@ use super::Env;
 use crate::host::{BarKind, DeviceFacts};
 use crate::hypervisor::{Hypervisor, Right, XenError, errno};
 
+/// Bytes of a page.
+const PAGE: u64 = 4096;
+
 /// Gives `domain` the device, which must be in quarantine. The IOMMU context comes first: a
 /// guest with BARs but no context could make the device fault. On an error, what was given
 /// is still there: the caller takes it back.
@@ -71,6 +74,22 @@ pub(super) fn take(
         note(env.xen.deassign(domain, device), &not_owner);
     }
     failures
+}
+
+/// Takes the device's BARs from a domain that should not have them. Only whole pages: on
+/// another part of a page may be somebody else's device.
+pub(super) fn take_bars(
+    xen: &mut dyn Hypervisor,
+    domain: DomId,
+    facts: &DeviceFacts,
+) -> Result<(), XenError> {
+    for (number, bar) in facts.bars.iter().enumerate() {
+        let whole = bar.start % PAGE == 0 && bar.length % PAGE == 0;
+        if bar.kind == BarKind::Io || whole {
+            one_bar(xen, domain, facts, number, Right::Revoke)?;
+        }
+    }
+    Ok(())
 }
 
 fn bars(

@@ -11,6 +11,8 @@ use crate::store::Fired;
 pub(super) enum Token {
     /// Domains come and go.
     Domains,
+    /// libxl's locks on devices.
+    Locks,
     /// A pcidom's pool.
     Pool(DomId),
     /// What a pcidom says.
@@ -23,6 +25,7 @@ impl Token {
     fn text(self) -> String {
         match self {
             Self::Domains => "domains".into(),
+            Self::Locks => "locks".into(),
             Self::Pool(pcidom) => format!("pool/{pcidom}"),
             Self::Said(pcidom) => format!("said/{pcidom}"),
             Self::Link(guest) => format!("link/{guest}"),
@@ -34,6 +37,7 @@ impl Token {
         let domain = domain.parse().ok()?;
         match kind {
             "domains" => Some(Self::Domains),
+            "locks" => Some(Self::Locks),
             "pool" => Some(Self::Pool(domain)),
             "said" => Some(Self::Said(domain)),
             "link" => Some(Self::Link(domain)),
@@ -47,6 +51,7 @@ impl Daemon {
         for path in ["@introduceDomain", "@releaseDomain"] {
             env.store.watch(path, &Token::Domains.text())?;
         }
+        env.store.watch(paths::LOCKS, &Token::Locks.text())?;
         Ok(())
     }
 
@@ -100,6 +105,7 @@ impl Daemon {
                 self.scan_domains(env)?;
                 self.advance_all(env, |_| true);
             }
+            Some(Token::Locks) => self.check_locks(env, &fired.path)?,
             Some(Token::Pool(pcidom)) => self.scan_pool(env, pcidom)?,
             Some(Token::Said(pcidom)) => self.listen(env, pcidom, &fired.path)?,
             Some(Token::Link(guest)) => {
@@ -153,6 +159,7 @@ mod tests {
     fn tokens_come_back() {
         for token in [
             Token::Domains,
+            Token::Locks,
             Token::Pool(DomId(1)),
             Token::Said(DomId(2)),
             Token::Link(DomId(7)),

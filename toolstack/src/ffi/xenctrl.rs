@@ -46,6 +46,7 @@ const LOG_LIMIT: usize = 16 << 20;
 // domctl.h
 const DOMINF_DYING: u32 = 1 << 0;
 const DOMINF_HVM_GUEST: u32 = 1 << 1;
+const DOMINF_SHUTDOWN: u32 = 1 << 2;
 const DOMINF_PAUSED: u32 = 1 << 3;
 /// `XEN_DOMCTL_DEV_RDM_RELAXED`
 const RDM_RELAXED: u32 = 1;
@@ -211,6 +212,7 @@ impl Hypervisor for Xenctrl {
         }
         Ok(Some(DomainInfo {
             dying: info.flags & DOMINF_DYING != 0,
+            ended: info.flags & DOMINF_SHUTDOWN != 0,
             paused: info.flags & DOMINF_PAUSED != 0,
             hvm: info.flags & DOMINF_HVM_GUEST != 0,
         }))

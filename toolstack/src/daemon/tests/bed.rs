@@ -43,6 +43,10 @@ pub(super) fn device(number: u8) -> Sbdf {
     Sbdf::new(0, number, 0, 0).unwrap()
 }
 
+pub(super) fn lock(number: u8) -> String {
+    format!("/libxl/pci/0000-{number:02x}-00-0/domid")
+}
+
 macro_rules! env {
     ($bed:expr) => {
         &mut Env {
@@ -100,6 +104,7 @@ impl Bed {
             if self.get(&path).is_some() {
                 continue;
             }
+            self.set(&lock(*number), "1");
             self.xen.owners.insert(device(*number), Owner::Domain(P));
             let holdings = self.xen.holdings.entry(P).or_default();
             holdings.pages.extend((base >> 12)..(base >> 12) + 4);
@@ -277,6 +282,10 @@ impl Bed {
                 self.set(&format!("{front}/state"), "4");
             }
             "7" => self.export(&back, entries),
+            "5" if self.get(&format!("{front}/state")).as_deref() != Some("6") => {
+                self.set(&format!("{front}/state"), "6");
+                return true;
+            }
             _ => return false,
         }
         self.set(&format!("{back}/state"), "4");

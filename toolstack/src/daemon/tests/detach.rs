@@ -29,6 +29,8 @@ fn a_driver_that_does_not_let_go_keeps_the_device() {
     bed.detach("g1", 1, false);
     assert!(bed.failed().contains("busy"));
     bed.detach("g1", 1, true);
+    assert!(!bed.lent_to(G, 1));
+    bed.pass(10);
     bed.done();
     bed.assert_clean();
 }
@@ -41,6 +43,7 @@ fn force_overtakes_a_detach_that_waits() {
     bed.detach("g1", 1, true);
     let (_, first) = bed.daemon.next_reply().unwrap();
     assert!(format!("{first:?}").contains("by force meanwhile"));
+    bed.pass(10);
     bed.done();
     bed.assert_clean();
 }

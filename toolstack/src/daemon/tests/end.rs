@@ -84,6 +84,7 @@ fn a_device_that_leaves_the_pool_is_taken_from_its_guest_first() {
     assert_eq!(bed.get(&format!("{BACK}/state")).as_deref(), Some("5"));
     assert!(bed.get("/local/domain/1/pcidom/pool/0000-01-00-0").is_some());
     bed.pcidom_serves = true;
+    bed.guests_answer = true;
     bed.settle();
     bed.assert_clean();
     assert!(bed.get("/local/domain/1/pcidom/pool/0000-01-00-0").is_none());

@@ -7,4 +7,6 @@ mod end;
 mod errors;
 mod faults;
 mod lease;
+mod lock;
 mod pool;
+mod stop;

@@ -1,0 +1,116 @@
+//! pcidom shuts down, or a guest is told of a loss: who is given how much time.
+
+use std::time::Duration;
+
+use pcidom_loan::LoanId;
+use pcidom_script::Instant;
+use pcidom_xenbus::{DomId, XenbusState};
+
+use super::link::Standing;
+use super::loan::state;
+use super::{Daemon, Env, Failure, paths};
+
+/// How long drivers may take to let go when pcidom was told to shut down. With what comes
+/// after it (reset, and the guest's frontend closing) this stays below pcidom's own bound.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long a guest's frontend may take to close after a device was taken from it. Linux
+/// unbinds the driver first.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Why a loan ends that nobody asked to end.
+pub(super) const STOPS: &str = "pcidom is shutting down";
+
+impl Daemon {
+    pub(super) fn is_stopping(&self, pcidom: DomId) -> bool {
+        self.pcidoms.get(&pcidom).is_some_and(|pcidom| pcidom.stopping)
+    }
+
+    /// Ends a lent loan because its pcidom shuts down: the guest's driver is asked first.
+    pub(super) fn retire(
+        &mut self,
+        env: &mut Env<'_>,
+        id: LoanId,
+    ) -> Result<(), Failure> {
+        let until = self.patience(env.now, id, STOP_DEADLINE);
+        let Some(loan) = self.loans.get_mut(&id) else { return Ok(()) };
+        loan.failure.get_or_insert_with(|| STOPS.into());
+        let record = loan.record.clone();
+        if until <= env.now {
+            return self.end(env, id, None);
+        }
+        match self.standing(env, &record)? {
+            Standing::Connected => self.ask_guest(env, id)?,
+            Standing::Quiet => return self.end_told(env, id),
+            // A change of another device on that link: after it, it is this one's turn.
+            Standing::Busy => {}
+        }
+        self.set_deadline(id, until);
+        Ok(())
+    }
+
+    /// Shortens the wait of a detach that was under way when pcidom was told to shut down.
+    /// Whether it goes on waiting.
+    pub(super) fn must_end(&mut self, env: &Env<'_>, id: LoanId) -> bool {
+        let Some(loan) = self.loans.get(&id) else { return true };
+        if !self.is_stopping(loan.record.pcidom()) || loan.patience.is_some() {
+            return false;
+        }
+        let until = self.patience(env.now, id, STOP_DEADLINE);
+        self.set_deadline(id, until);
+        true
+    }
+
+    /// Whether a living guest is still closing its end of a link that goes. Its directory
+    /// must not be removed under it: Linux would not notice that a later one is new.
+    pub(super) fn is_guest_closing(
+        &mut self,
+        env: &mut Env<'_>,
+        id: LoanId,
+    ) -> Result<bool, Failure> {
+        let Some(loan) = self.loans.get(&id) else { return Ok(false) };
+        let record = loan.record.clone();
+        let (pcidom, guest) = (record.pcidom(), record.guest());
+        let info = env.xen.domain(guest)?;
+        let runs = info.is_some_and(|i| !i.dying && !i.ended && !i.paused);
+        if record.entry.is_none()
+            || self.entries(&record) > 1
+            || !runs
+            || !record.guest_is_home(env.store)?
+            || state(env.store, &paths::back(pcidom, guest))? != XenbusState::Closing
+        {
+            return Ok(false);
+        }
+        match state(env.store, &paths::front(guest))? {
+            // It is gone, it has closed, or nobody was ever there.
+            XenbusState::Unknown
+            | XenbusState::Closed
+            | XenbusState::Initialising
+            | XenbusState::InitWait => return Ok(false),
+            XenbusState::Initialised
+            | XenbusState::Connected
+            | XenbusState::Closing
+            | XenbusState::Reconfiguring
+            | XenbusState::Reconfigured => {}
+        }
+        let until = self.patience(env.now, id, CLOSE_DEADLINE);
+        if until <= env.now {
+            log::warn!("loan {id}: the guest has not closed its end, which goes now");
+            return Ok(false);
+        }
+        self.set_deadline(id, until);
+        Ok(true)
+    }
+
+    /// Until when this loan's guest has time, which begins when that is first asked.
+    fn patience(&mut self, now: Instant, id: LoanId, length: Duration) -> Instant {
+        let Some(loan) = self.loans.get_mut(&id) else { return now };
+        *loan.patience.get_or_insert(now.after(length))
+    }
+
+    fn set_deadline(&mut self, id: LoanId, until: Instant) {
+        if let Some(loan) = self.loans.get_mut(&id) {
+            loan.deadline = Some(until);
+        }
+    }
+}
