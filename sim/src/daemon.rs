@@ -229,11 +229,12 @@ impl Hypervisor for SimHypervisor {
     ) -> Result<(), XenError> {
         let allow = right == Right::Grant;
         self.call("xc_domain_iomem_permission", |xen| {
-            if allow && !xen.owns_bar_at(domain, first_page) {
+            let device = xen.bar_at(first_page).filter(|_| allow);
+            if let Some(device) = device
+                && xen.owner(device) != Some(domain)
+            {
                 // Rights without an IOMMU context end in VT-d faults.
-                xen.violation(format!(
-                    "page {first_page:#x} was given to {domain} first"
-                ));
+                xen.violation(format!("{domain} got the BARs of {device} before it"));
             }
             xen.iomem_permission(DomId::DOM0, domain, first_page, pages, allow)
         })

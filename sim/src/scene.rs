@@ -16,6 +16,7 @@ use crate::pcidom::Pcidom;
 use crate::world::{Shared, World};
 use crate::xen::DOM_IO;
 use crate::xen::domains::DomainConfig;
+use crate::xen::errno::EPERM;
 use crate::xl::Xl;
 
 /// The name of the pcidom, and the daemon's word for it.
@@ -105,6 +106,18 @@ impl Scene {
     /// If it doesn't.
     pub fn ready(seed: u64, count: u32) -> Self {
         let mut scene = Self::new(seed, count);
+        scene.serve();
+        scene
+    }
+
+    /// [`Scene::ready`] on a host whose config space pcidom can't map: every access takes
+    /// the way through dom0.
+    ///
+    /// # Panics
+    /// If pcidom does not serve.
+    pub fn through_dom0(seed: u64, count: u32) -> Self {
+        let mut scene = Self::new(seed, count);
+        scene.pcidom.borrow().failures().borrow_mut().insert("map_config", EPERM);
         scene.serve();
         scene
     }

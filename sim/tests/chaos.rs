@@ -62,7 +62,11 @@ struct Chaos {
 
 impl Chaos {
     fn new(seed: u64) -> Self {
-        let mut scene = Scene::ready(seed, DEVICES);
+        let mut scene = if seed & 1 == 0 {
+            Scene::through_dom0(seed, DEVICES)
+        } else {
+            Scene::ready(seed, DEVICES)
+        };
         let guests = vec![scene.guest("guest-0"), scene.guest("guest-1")];
         Self { scene, guests, names: 2, silent: false, mute: false }
     }

@@ -178,7 +178,8 @@ proptest! {
         seed in any::<u64>(),
         acts in prop::collection::vec((mischief(), 0..60_u64), 1..60),
     ) {
-        let mut scene = Scene::ready(seed, 2);
+        let mut scene =
+            if seed & 1 == 0 { Scene::through_dom0(seed, 2) } else { Scene::ready(seed, 2) };
         let bad = scene.lend("bad", 0);
         let good = scene.lend("good", 1);
         let good_id = good.borrow().domain_id();

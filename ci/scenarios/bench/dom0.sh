@@ -17,7 +17,7 @@ pin() { xl vcpu-pin "$1" 0 "$2" "$2"; }
 cpu_time() { xl vcpu-list "$1" | awk 'NR == 2 { print $NF == "all" ? $(NF - 3) : $6 }'; }
 
 step "placement: dom0 and guests on CPU 0, pcidom on CPU 1"
-xl sched-credit2 -s -r 0
+xl sched-credit -s -r 0
 pin Domain-0 0
 assignable "$disk0" "$disk1" "$disk2" "$disk3"
 start_daemon

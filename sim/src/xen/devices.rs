@@ -255,10 +255,9 @@ impl Xen {
         pages.collect()
     }
 
-    /// Whether a device of this domain has a BAR with this page.
-    pub(crate) fn owns_bar_at(&self, domain: DomId, page: u64) -> bool {
-        let own = self.devices_of(domain);
-        own.into_iter().any(|device| self.bar_pages(device).contains(&page))
+    /// The device that has a BAR with this page.
+    pub(crate) fn bar_at(&self, page: u64) -> Option<Sbdf> {
+        self.devices().into_iter().find(|device| self.bar_pages(*device).contains(&page))
     }
 
     pub(super) fn devices_of(&self, domain: DomId) -> Vec<Sbdf> {
