@@ -103,7 +103,9 @@ fn alone() -> Result<File> {
     let lock = File::options().create(true).append(true).open(&path);
     let lock = lock.with_context(|| format!("cannot open {}", path.display()))?;
     if lock.try_lock().is_err() {
-        progress::say(format_args!("another bed runs on this host: waiting for it to end"));
+        progress::say(format_args!(
+            "another bed runs on this host: waiting for it to end"
+        ));
         lock.lock().with_context(|| format!("cannot lock {}", path.display()))?;
     }
     Ok(lock)
