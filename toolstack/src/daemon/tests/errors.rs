@@ -2,6 +2,7 @@
 
 use super::bed::{Bed, FRONT, G, G2, P, P2, P3, device};
 use crate::daemon::{Daemon, Found, Protection};
+use crate::fake::Holdings;
 use crate::hypervisor::DomainInfo;
 use crate::verb::{Bdf, Reply, Status, Verb};
 
@@ -16,7 +17,10 @@ fn everything(bed: &mut Bed) -> String {
             || path.contains("/data/pcidom/loans/"))
     });
     let status = status(bed);
-    format!("{nodes:#?}\n{:#?}\n{:#?}\n{status:#?}", bed.xen.owners, bed.xen.holdings)
+    // A domain that was only asked about has an entry with nothing in it.
+    let mut holdings = bed.xen.holdings.clone();
+    holdings.retain(|_, has| *has != Holdings::default());
+    format!("{nodes:#?}\n{:#?}\n{holdings:#?}\n{status:#?}", bed.xen.owners)
 }
 
 fn status(bed: &mut Bed) -> Status {
@@ -145,7 +149,6 @@ fn without_a_record_xens_own_answer_is_explained_and_undone() {
     let text = bed.failed();
     assert!(text.contains("g1 was created without an IOMMU context"), "{text}");
     assert!(text.contains("passthrough=\"enabled\" and e820_host=1"), "{text}");
-    bed.xen.holdings.remove(&G);
     assert_same(&before, &everything(&mut bed), &text);
     bed.assert_clean();
 }
@@ -275,7 +278,6 @@ fn a_running_guest_that_never_connects_is_undone() {
     let text = bed.failed();
     assert!(text.contains("g1 did not connect in 30 s"), "{text}");
     assert!(text.contains("xen-pcifront") && text.contains("xl console g1"), "{text}");
-    bed.xen.holdings.remove(&G);
     assert_eq!(bed.get(&format!("{FRONT}/state")), None);
     assert_same(&before, &everything(&mut bed), &text);
     bed.assert_clean();
