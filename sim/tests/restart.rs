@@ -110,7 +110,8 @@ fn a_request_left_over_from_an_earlier_loan_is_not_served_for_the_next() {
     scene.world.run_for(Duration::from_secs(1));
     store.write(path, left_over).unwrap();
     // The next loan has the same number, and its guest does not look at the device.
-    let next = scene.xl.create("next", DomainConfig::default());
+    let paused = DomainConfig { paused: true, ..DomainConfig::default() };
+    let next = scene.xl.create("next", paused);
     let reply = scene.attach(next, device);
     assert!(matches!(reply, Reply::Done { .. }), "{reply:?}");
     store.write(path, left_over).unwrap();
