@@ -2,9 +2,10 @@
 //!
 //! It measures in one process what a shell could only measure together with the start of
 //! programs. Each result is a line `@@BENCH METRIC NUMBER`; times are nanoseconds.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod config;
+mod crash;
 mod drive;
 mod reaction;
 mod series;
@@ -22,6 +23,7 @@ bed-probe drive DEVICE SECONDS THREADS  4 KiB random reads, past the page cache
 bed-probe until FILE TEXT SECONDS COMMAND...
                                         from the start of COMMAND until FILE has new TEXT
 bed-probe present PATH SECONDS          waits until something is in the folder PATH
+bed-probe crash DOMID                   ends the domain as if it had crashed
 bed-probe wakes TRACE DOMID             how often xentrace saw the domain wake";
 
 fn main() -> ExitCode {
@@ -46,6 +48,7 @@ fn run(words: &[&str]) -> Result<(), Failure> {
             reaction::until(file, text, seconds.parse()?, command)
         }
         ["present", folder, seconds] => reaction::present(folder, seconds.parse()?),
+        ["crash", domain] => crash::crash(domain.parse()?),
         ["wakes", trace, domain] => wakes::count(trace, domain.parse()?),
         _ => Err(USAGE.into()),
     }
