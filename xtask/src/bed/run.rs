@@ -22,9 +22,9 @@ const AFTER_PANIC: Duration = Duration::from_secs(2);
 /// dom0 notices its own time-out first and saves its logs; this is for when it can't.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// Three times Ctrl-A makes Xen read the keyboard itself; then its debug keys: vCPUs'
-/// registers, domains, run queues, timers.
-const ASK_XEN: &[u8] = b"\x01\x01\x01dqra";
+/// Three times Ctrl-A makes Xen read the keyboard itself; then its debug keys: run
+/// queues, domains, CPUs' registers, timers.
+const ASK_XEN: &[u8] = b"\x01\x01\x01rqda";
 
 /// How long Xen's answer to that is read.
 const ANSWER: Duration = Duration::from_secs(5);
