@@ -50,3 +50,30 @@ fn explain(path: &Path, error: &io::Error) -> anyhow::Error {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::Path;
+
+    use super::{ask_at, explain};
+    use crate::verb::Verb;
+
+    #[test]
+    fn without_a_daemon_the_tool_says_how_to_start_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let verb = Verb::Status { pcidom: None };
+        let error = ask_at(&directory.path().join("sock"), &verb).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("the daemon does not run"), "{text}");
+        assert!(text.contains("start it with: pcidomctl daemon"), "{text}");
+    }
+
+    #[test]
+    fn who_may_not_ask_is_told_to_be_root() {
+        let error = io::Error::from(io::ErrorKind::PermissionDenied);
+        let text = explain(Path::new("/run/xen/pcidom.sock"), &error).to_string();
+        assert!(text.contains("/run/xen/pcidom.sock is for root only"), "{text}");
+        assert!(text.contains("run pcidomctl as root"), "{text}");
+    }
+}

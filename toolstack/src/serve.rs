@@ -46,19 +46,20 @@ impl Clock {
 }
 
 /// Takes the lock, or says who has it.
-fn lock() -> anyhow::Result<File> {
-    if let Some(directory) = Path::new(LOCK).parent() {
-        fs::create_dir_all(directory)
-            .with_context(|| format!("{} can't be made", directory.display()))?;
+fn lock(path: &Path) -> anyhow::Result<File> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory).with_context(|| {
+            format!("{} can't be made: run pcidomctl daemon as root", directory.display())
+        })?;
     }
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
-        .open(LOCK)
+        .open(path)
         .with_context(|| {
-            format!("{LOCK} can't be opened: run pcidomctl daemon as root")
+            format!("{} can't be opened: run pcidomctl daemon as root", path.display())
         })?;
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         let mut holder = String::new();
@@ -117,7 +118,7 @@ fn protection(xen: &mut Xenctrl, allow_no_intremap: bool) -> Protection {
 /// Runs the daemon until a signal ends it. Loans live on without it; the next one takes
 /// them up.
 pub fn run(names: Vec<String>, allow_no_intremap: bool) -> anyhow::Result<()> {
-    let _lock = lock()?;
+    let _lock = lock(Path::new(LOCK))?;
     let xen = Xenctrl::open()?;
     let store = Connection::open().context("XenStore can't be reached")?;
     let mut parts = Parts { xen, host: Sysfs::default(), store, clock: Clock::new() };
@@ -185,5 +186,35 @@ fn wait(
         Ok(_) => Ok(descriptors.first().is_some_and(|store| !store.revents().is_empty())),
         Err(rustix::io::Errno::INTR) => Ok(false),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lock;
+
+    #[test]
+    fn a_second_daemon_is_told_who_runs() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("xen/pcidom.lock");
+        let first = lock(&path).unwrap();
+        let text = lock(&path).unwrap_err().to_string();
+        assert!(text.contains("runs already"), "{text}");
+        assert!(text.contains(&format!("process {}", std::process::id())), "{text}");
+        assert!(text.contains("--pcidom"), "{text}");
+        drop(first);
+        lock(&path).unwrap();
+    }
+
+    #[test]
+    fn where_the_lock_can_not_be_one_is_told_to_be_root() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        // A file where a directory should be, and a directory where a file should be.
+        for path in [file.join("lock"), directory.path().into()] {
+            let text = lock(&path).unwrap_err().to_string();
+            assert!(text.contains("run pcidomctl daemon as root"), "{text}");
+        }
     }
 }

@@ -7,6 +7,8 @@ use serde_json::Value;
 /// from ever using a device: the settings that are missing, as a person writes them. A
 /// record that does not tell is no reason to refuse: Xen will say.
 pub(super) fn missing_settings(record: &str) -> Vec<&'static str> {
+    // libxl writes the string with its end.
+    let record = record.trim_end_matches('\0');
     let Ok(record) = serde_json::from_str::<Value>(record) else { return Vec::new() };
     let e820_host = record.pointer("/b_info/type.pv/e820_host").and_then(Value::as_str);
     let passthrough = record.pointer("/c_info/passthrough").and_then(Value::as_str);

@@ -10,6 +10,9 @@ const KNOWN: (u32, u32) = (17, 20);
 const OLDEST: &str = "4.17";
 const NEWEST: &str = "4.20";
 
+/// Where Linux says which Xen it runs on.
+const VERSION: &str = "/sys/hypervisor/version";
+
 /// libxenctrl can't be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum Missing {
@@ -59,8 +62,7 @@ pub fn candidates(version: &str) -> Vec<String> {
 }
 
 /// `major.minor` of the running Xen.
-pub(super) fn running_version() -> Result<String, Missing> {
-    let directory = Path::new("/sys/hypervisor/version");
+fn running_version(directory: &Path) -> Result<String, Missing> {
     let read = |file| fs::read_to_string(directory.join(file)).map_err(Missing::NoXen);
     Ok(format!("{}.{}", read("major")?.trim(), read("minor")?.trim()))
 }
@@ -81,7 +83,7 @@ pub(super) fn find<T: Copy>(library: &Library, name: &'static str) -> Result<T, 
 
 /// Opens libxenctrl of the running Xen.
 pub(super) fn open() -> Result<Library, Missing> {
-    let version = running_version()?;
+    let version = running_version(Path::new(VERSION))?;
     if !is_known(&version) {
         log::warn!(
             "pcidomctl knows Xen {OLDEST} to {NEWEST}, and this is {version}: should a call to \
@@ -112,7 +114,7 @@ fn open_version(version: String) -> Result<Library, Missing> {
 mod tests {
     use libloading::Library;
 
-    use super::{KNOWN, NEWEST, OLDEST, find, is_known, open_version};
+    use super::{KNOWN, NEWEST, OLDEST, find, is_known, open_version, running_version};
 
     #[test]
     fn the_versions_that_fit_are_known() {
@@ -122,6 +124,17 @@ mod tests {
         for version in ["4.16", "4.21", "5.18", "4", "nonsense"] {
             assert!(!is_known(version), "{version}");
         }
+    }
+
+    #[test]
+    fn where_there_is_no_xen_one_is_told_to_boot_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let text = running_version(directory.path()).unwrap_err().to_string();
+        assert!(text.contains("/sys/hypervisor/version can't be read"), "{text}");
+        assert!(text.contains("run pcidomctl daemon in dom0, with Xen booted"), "{text}");
+        std::fs::write(directory.path().join("major"), "4\n").unwrap();
+        std::fs::write(directory.path().join("minor"), "17\n").unwrap();
+        assert_eq!(running_version(directory.path()).unwrap(), "4.17");
     }
 
     #[test]

@@ -118,7 +118,7 @@ fn a_guest_created_without_passthrough_is_refused_by_libxls_record() {
         let mut bed = Bed::new();
         let record = format!(
             r#"{{"c_info":{{{c_info}"type":"pv"}},"b_info":{{"type.pv":{{{b_info}}}}}}}"#
-        );
+        ) + "\n\0";
         bed.host.configs.insert(G, record);
         let text = refused(&mut bed, &attach("g1", 1, None));
         assert!(text.contains(missing) && text.contains("create it anew"), "{text}");
