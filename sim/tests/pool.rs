@@ -47,51 +47,6 @@ fn devices_come_and_go_while_others_are_lent() {
 }
 
 #[test]
-#[ignore = "known: pcidom refuses an order for a device that it has not scanned yet"]
-fn a_device_can_be_lent_as_soon_as_xl_has_put_it_into_the_pool() {
-    for pause in [0, 1, 3, 10, 30, 60, 100, 200] {
-        let mut scene = Scene::ready(pause, 1);
-        let (pcidom, device) = (scene.pcidom_id, scene.device(0));
-        assert!(scene.xl.pci_detach(&mut scene.world, pcidom, device));
-        assert!(scene.xl.pci_attach(&mut scene.world, pcidom, device));
-        scene.world.run_for(Duration::from_millis(pause));
-        scene.lend("guest", 0);
-        scene.check();
-    }
-}
-
-#[test]
-#[ignore = "known: the daemon compares pools and sees no difference"]
-fn a_device_that_left_and_came_back_unseen_is_taken_into_quarantine_again() {
-    let mut scene = Scene::ready(1, 1);
-    let (pcidom, device) = (scene.pcidom_id, scene.device(0));
-    let daemon = scene.daemon.clone().unwrap();
-    daemon.borrow_mut().set_silent(true);
-    assert!(scene.xl.pci_detach(&mut scene.world, pcidom, device));
-    assert!(scene.xl.pci_attach(&mut scene.world, pcidom, device));
-    daemon.borrow_mut().set_silent(false);
-    scene.world.run_for(Duration::from_secs(5));
-    scene.check_nothing_lent();
-    let rights = scene.world.xen().rights(pcidom);
-    assert!(rights.iomem.is_disjoint(&scene.world.xen().bar_pages(device)));
-    scene.lend("guest", 0);
-}
-
-#[test]
-#[ignore = "known: pcidom scans a device once"]
-fn a_device_whose_scan_failed_is_scanned_again_when_it_is_wanted() {
-    let mut scene = Scene::ready(1, 1);
-    let (pcidom, device) = (scene.pcidom_id, scene.device(0));
-    assert!(scene.xl.pci_detach(&mut scene.world, pcidom, device));
-    scene.pciback.borrow_mut().behave(|b| b.mute = true);
-    assert!(scene.xl.pci_attach(&mut scene.world, pcidom, device));
-    scene.world.run_for(Duration::from_secs(20));
-    scene.pciback.borrow_mut().behave(|b| b.mute = false);
-    scene.world.run_for(Duration::from_secs(5));
-    scene.lend("guest", 0);
-}
-
-#[test]
 fn an_error_that_dom0_reports_is_answered_at_once() {
     let mut scene = Scene::ready(3, 1);
     let guest = scene.lend("guest", 0);
