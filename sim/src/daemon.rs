@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::rc::Rc;
 
+use pcidom_pci::regs::{command, header};
 use pcidom_pci::{BarKind, Sbdf};
 use pcidom_script::Instant;
 use pcidom_toolstack::daemon::{Client, Daemon, Env};
@@ -337,6 +338,19 @@ impl Host for SimHost {
     fn ecam(&mut self) -> Result<Vec<EcamRegion>, HostError> {
         let base = crate::xen::ecam::BASE;
         Ok(vec![EcamRegion { base, segment: 0, first_bus: 0, last_bus: 0xff }])
+    }
+
+    fn stop_dma(&mut self, device: Sbdf) -> Result<(), HostError> {
+        if !lives(&self.1) {
+            return Err(HostError("dead".into()));
+        }
+        self.0.with_hardware(device, Hand::Dom0, |backend| {
+            let hardware = backend.hardware_mut();
+            let [low, high, ..] = hardware.word(header::COMMAND).to_le_bytes();
+            let quiet = u16::from_le_bytes([low, high]) & !command::BUS_MASTER;
+            hardware.set_bytes(header::COMMAND, &quiet.to_le_bytes());
+        });
+        Ok(())
     }
 
     fn arm(&mut self, device: Sbdf, quirks: &[Quirk]) -> Result<(), HostError> {

@@ -9,9 +9,10 @@ use pcidom_sim::linux_guest::LinuxGuest;
 use pcidom_sim::pcidom::Pcidom;
 use pcidom_sim::scene::{NVME, PCIDOM};
 use pcidom_sim::xen::DOM_IO;
+use pcidom_sim::xen::devices::Hand;
 use pcidom_sim::xen::domains::DomainConfig;
 use pcidom_sim::{Scene, Shared};
-use pcidom_toolstack::verb::{Reply, Verb};
+use pcidom_toolstack::verb::{Bdf, Reply, Verb};
 use pcidom_xenbus::{DomId, XenbusState};
 
 fn lent(seed: u64) -> (Scene, Shared<LinuxGuest>, Sbdf) {
@@ -98,6 +99,62 @@ fn after_xl_pci_detach_the_next_domain_has_the_device_alone() {
         assert_eq!(scene.world.xen().owner(device), Some(other));
         assert_eq!(guest.borrow().state().by_ids(NVME).map(|(at, _)| at), None);
     }
+}
+
+/// The state of pcidom's end of the guest's link.
+fn back_state(scene: &Scene, guest: &Shared<LinuxGuest>) -> XenbusState {
+    let (pcidom, domain) = (scene.pcidom_id, guest.borrow().domain_id());
+    let path = format!("/local/domain/{pcidom}/backend/pci/{domain}/0/state");
+    let dom0 = scene.world.store().connect(DomId::DOM0);
+    XenbusState::parse(dom0.read(&path).ok().as_deref())
+}
+
+/// A forced detach is asked for, and the world runs until the guest is told. Returns how long
+/// that took, and whether pcidom had reported the end of the loan by then.
+fn forced_until_told(scene: &mut Scene, guest: &Shared<LinuxGuest>) -> (Duration, bool) {
+    let (domain, device) = (guest.borrow().domain_id(), scene.device(0));
+    let report = format!("/local/domain/{}/data/pcidom/loans/0", scene.pcidom_id);
+    let back = format!("/local/domain/{}/backend/pci/{domain}/0/state", scene.pcidom_id);
+    let dom0 = scene.world.store().connect(DomId::DOM0);
+    let before = scene.world.now();
+    let asked = scene.ask(|daemon| {
+        daemon.ask(Verb::Detach {
+            guest: domain.to_string(),
+            device: Bdf(device),
+            force: true,
+            pcidom: None,
+        })
+    });
+    let told = |_: &pcidom_sim::World| {
+        XenbusState::parse(dom0.read(&back).ok().as_deref()) == XenbusState::Closing
+    };
+    assert!(scene.world.run_until(Duration::from_secs(20), told), "the guest is told");
+    let took = scene.world.now().since(before);
+    let reported = dom0.read(&report).is_ok_and(|text| text.contains("returned"));
+    let reply = scene.wait_for(asked);
+    assert!(matches!(reply, Reply::Done { .. }), "{reply:?}");
+    (took, reported)
+}
+
+#[test]
+fn a_guest_hears_of_a_loss_when_pcidom_serves_the_device_no_more() {
+    for seed in 0..10 {
+        let (mut scene, guest, _) = lent(seed);
+        let (_, reported) = forced_until_told(&mut scene, &guest);
+        assert!(reported, "seed {seed}: told while pcidom still served the device");
+        scene.check_nothing_lent();
+    }
+}
+
+#[test]
+fn a_guest_does_not_wait_for_a_slow_reset_to_hear_of_a_loss() {
+    let (mut scene, guest, device) = lent(1);
+    scene.world.xen().with_hardware(device, Hand::Dom0, |backend| {
+        backend.hardware_mut().set_ready_after(Duration::from_secs(8));
+    });
+    let (took, reported) = forced_until_told(&mut scene, &guest);
+    assert!(!reported && took < Duration::from_secs(2), "told after {took:?}");
+    scene.check_nothing_lent();
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use pcidom_loan::{LoanId, Outcome, Phase};
 use pcidom_xenbus::XenbusState;
 
-use super::loan::{Lost, RESET_DEADLINE, Waiter};
+use super::loan::{Lost, RESET_DEADLINE, TELL_DEADLINE, Waiter};
 use super::rights::{self, Taking};
 use super::{Daemon, Env, Failure, Leases, Record, Stage, link, paths};
 use crate::hypervisor::errno;
@@ -52,21 +52,47 @@ impl Daemon {
         let locked = self.keep_lock(env, id);
         let Some(loan) = self.loans.get(&id) else { return Ok(()) };
         let record = loan.record.clone();
-        let last = self.entries(&record) <= 1;
         env.store.transaction(&mut |nodes| {
-            if let Some(entry) = record.entry
-                && !told
-                && record.guest_is_home(nodes)?
-            {
-                link::tell_of_loss(nodes, &record, entry, last)?;
-            }
             if record.pcidom_is_home(nodes)? {
                 record.order(nodes, id, Phase::Ending)?;
             }
             record.save(nodes, id)
         })?;
+        if let Some(loan) = self.loans.get_mut(&id) {
+            loan.tell_guest_at = (!told).then(|| env.now.after(TELL_DEADLINE));
+        }
         locked?;
         Ok(saved?)
+    }
+
+    /// Tells the guest of a loss once pcidom serves the device no more, or is gone, or does
+    /// not say so in time. Not before: a driver that is told first asks whether its device is
+    /// there, is answered yes, and then waits for I/O that never ends.
+    fn tell_of_loss(
+        &mut self,
+        env: &mut Env<'_>,
+        id: LoanId,
+        pcidom_let_go: bool,
+    ) -> Result<(), Failure> {
+        let Some(loan) = self.loans.get(&id) else { return Ok(()) };
+        let Some(due) = loan.tell_guest_at else { return Ok(()) };
+        if !pcidom_let_go && due > env.now {
+            return Ok(());
+        }
+        let record = loan.record.clone();
+        let last = self.entries(&record) <= 1;
+        env.store.transaction(&mut |nodes| {
+            if let Some(entry) = record.entry
+                && record.guest_is_home(nodes)?
+            {
+                link::tell_of_loss(nodes, &record, entry, last)?;
+            }
+            Ok(())
+        })?;
+        if let Some(loan) = self.loans.get_mut(&id) {
+            loan.tell_guest_at = None;
+        }
+        Ok(())
     }
 
     /// Takes leases and rights from the guest. On a guest that is being destroyed this is
@@ -88,6 +114,10 @@ impl Daemon {
             log::warn!(
                 "{title}: which pirqs were being mapped is unknown, they go with the guest"
             );
+        }
+        // Without its IOMMU context every access of a busy device would be a fault.
+        if let Err(error) = env.host.stop_dma(record.device.0) {
+            log::warn!("{title}: {error}");
         }
         unmap(env, &record, &title);
         self.set_leases(id, Leases::None);
@@ -123,7 +153,10 @@ impl Daemon {
     ) -> Result<(), Failure> {
         let alone = self.lost(env, id)? == Some(Lost::Pcidom);
         let Some(loan) = self.loans.get(&id) else { return Ok(()) };
-        let outcome = loan.report(env, id)?;
+        // What it said when the loan began still stands there.
+        let ready = |outcome: &Outcome| matches!(outcome, Outcome::Ready(_));
+        let outcome = loan.report(env, id)?.filter(|outcome| !ready(outcome));
+        self.tell_of_loss(env, id, alone || outcome.is_some())?;
         if (alone || outcome.is_some()) && self.is_guest_closing(env, id)? {
             return Ok(());
         }

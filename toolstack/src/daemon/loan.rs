@@ -18,6 +18,9 @@ pub(super) const RESET_DEADLINE: Duration = Duration::from_secs(30);
 pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
 /// A guest's driver lets go: libxl's `wait_for_backend`.
 pub(super) const DETACH_DEADLINE: Duration = Duration::from_secs(10);
+/// pcidom takes a device off its link when it sees the order, before the reset: one wake-up.
+/// A guest whose device is gone must not wait for a slow reset to hear of it.
+pub(super) const TELL_DEADLINE: Duration = Duration::from_secs(1);
 /// XenStore is tried again after this.
 pub(super) const RETRY: Duration = Duration::from_secs(3);
 
@@ -63,6 +66,8 @@ pub(super) struct Loan {
     pub(super) lent_at: Instant,
     /// Until when its guest may let go although it must: pcidom shuts down, or is gone.
     pub(super) patience: Option<Instant>,
+    /// When a guest that lost the device is told at the latest; none if it knows.
+    pub(super) tell_guest_at: Option<Instant>,
     /// Why an attach is undone; the reply once it is.
     pub(super) failure: Option<String>,
 }
@@ -77,6 +82,7 @@ impl Loan {
             ready: false,
             lent_at: Instant::default(),
             patience: None,
+            tell_guest_at: None,
             failure: None,
         }
     }
@@ -91,6 +97,11 @@ impl Loan {
 
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    /// When it has to be looked at next.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        self.deadline.into_iter().chain(self.tell_guest_at).min()
     }
 
     /// How the log names it.
@@ -173,9 +184,10 @@ impl Daemon {
     fn put_off(&mut self, env: &Env<'_>, id: LoanId) {
         let later = env.now.after(RETRY);
         if let Some(loan) = self.loans.get_mut(&id)
-            && loan.is_due(env.now)
+            && loan.next_look().is_some_and(|look| look <= env.now)
         {
-            loan.deadline = Some(later);
+            loan.deadline = loan.deadline.map(|deadline| deadline.max(later));
+            loan.tell_guest_at = loan.tell_guest_at.map(|tell| tell.max(later));
         }
     }
 

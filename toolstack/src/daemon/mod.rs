@@ -191,14 +191,15 @@ impl Daemon {
 
     /// When [`Daemon::tick`] has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let loans = self.loans.values().filter_map(|loan| loan.deadline);
+        let loans = self.loans.values().filter_map(Loan::next_look);
         loans.chain(self.queries.iter().map(|query| query.deadline)).min()
     }
 
     /// A deadline has come.
     pub fn tick(&mut self, env: &mut Env<'_>) {
         for id in self.loan_ids() {
-            if self.loans.get(&id).is_some_and(|loan| loan.is_due(env.now)) {
+            let look = self.loans.get(&id).and_then(Loan::next_look);
+            if look.is_some_and(|look| look <= env.now) {
                 self.advance(env, id);
             }
         }

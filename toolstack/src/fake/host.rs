@@ -58,6 +58,15 @@ impl Host for FakeHost {
         Ok(self.ecam.clone())
     }
 
+    fn stop_dma(&mut self, device: Sbdf) -> Result<(), HostError> {
+        if let Some(command) =
+            self.devices.get_mut(&device).and_then(|raw| raw.config.get_mut(4))
+        {
+            *command &= !4;
+        }
+        Ok(())
+    }
+
     fn arm(&mut self, device: Sbdf, _quirks: &[Quirk]) -> Result<(), HostError> {
         self.armed.insert(device);
         Ok(())

@@ -62,4 +62,8 @@ pub trait Host {
     /// Makes pciback let MSI(-X) enable and these registers through, as far as it does not
     /// do so already. It forgets both when a device leaves a frontend.
     fn arm(&mut self, device: Sbdf, quirks: &[Quirk]) -> Result<(), HostError>;
+
+    /// Stops the device's DMA: bus master off, in hardware. A device that is not there, or
+    /// does not answer, has none.
+    fn stop_dma(&mut self, device: Sbdf) -> Result<(), HostError>;
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use pcidom_pci::Sbdf;
@@ -15,6 +16,10 @@ const DRIVER: &str = "bus/pci/drivers/pciback";
 const MCFG: &str = "firmware/acpi/tables/MCFG";
 /// pciback shows its lists as far as one page goes: a list about that long may be cut.
 const PAGE_NEARLY: usize = 4000;
+
+/// COMMAND (PCI 3.0, 6.2.2), and its bit Bus Master.
+const COMMAND: u64 = 4;
+const BUS_MASTER: u16 = 1 << 2;
 
 /// Where libxl keeps its records of domains.
 const LIBXL: &str = "/var/lib/xen";
@@ -120,6 +125,25 @@ impl Host for Sysfs {
         }
     }
 
+    fn stop_dma(&mut self, device: Sbdf) -> Result<(), HostError> {
+        let path =
+            self.root.join("bus/pci/devices").join(device.to_string()).join("config");
+        let what = format!("{device}: COMMAND in sysfs");
+        let file = match fs::OpenOptions::new().read(true).write(true).open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed(&what)(error)),
+        };
+        let mut command = [0; 2];
+        file.read_exact_at(&mut command, COMMAND).map_err(failed(&what))?;
+        let command = u16::from_le_bytes(command);
+        if command == u16::MAX || command & BUS_MASTER == 0 {
+            return Ok(());
+        }
+        let quiet = (command & !BUS_MASTER).to_le_bytes();
+        file.write_all_at(&quiet, COMMAND).map_err(failed(&what))
+    }
+
     fn arm(&mut self, device: Sbdf, quirks: &[Quirk]) -> Result<(), HostError> {
         const CONTROL: &str = "allow_interrupt_control";
         let listed = |text: String| text.lines().any(|l| l.trim().parse() == Ok(device));
@@ -169,6 +193,24 @@ mod tests {
         assert_eq!((raw.irq, raw.on_pciback, raw.config.len()), (16, true, 64));
         fs::write(device.join("irq"), "many\n").unwrap();
         assert!(Sysfs::at(root.path()).device("01:00.0".parse().unwrap()).is_err());
+    }
+
+    #[test]
+    fn dma_is_stopped_by_one_bit_of_command() {
+        let root = tempfile::tempdir().unwrap();
+        let device = root.path().join("bus/pci/devices/0000:01:00.0");
+        fs::create_dir_all(&device).unwrap();
+        let mut host = Sysfs::at(root.path());
+        let stop = |host: &mut Sysfs, config: &[u8]| {
+            fs::write(device.join("config"), config).unwrap();
+            host.stop_dma("01:00.0".parse().unwrap()).unwrap();
+            fs::read(device.join("config")).unwrap()
+        };
+        let after = stop(&mut host, &[1, 2, 3, 4, 0x06, 0x05, 7, 8]);
+        assert_eq!(after, [1, 2, 3, 4, 0x02, 0x05, 7, 8]);
+        let unplugged = [0xff; 8];
+        assert_eq!(stop(&mut host, &unplugged), unplugged);
+        host.stop_dma("02:00.0".parse().unwrap()).unwrap();
     }
 
     #[test]

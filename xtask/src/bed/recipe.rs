@@ -142,6 +142,8 @@ fn dom0_tree(suite: &Suite, rootfs: &Rootfs) -> Result<Tree> {
         "xenpm",
         "xentrace",
         "xenctx",
+        // `xl save` runs it.
+        "libxl-save-helper",
     ]
     .map(|name| format!("{bin}/{name}"))
     .to_vec();

@@ -36,6 +36,14 @@ fn a_driver_that_does_not_let_go_keeps_the_device() {
 }
 
 #[test]
+fn a_device_that_is_taken_by_force_does_no_more_dma() {
+    let mut bed = Bed::lent();
+    bed.host.devices.get_mut(&device(1)).unwrap().config[4] = 0x06;
+    bed.detach("g1", 1, true);
+    assert_eq!(bed.host.devices[&device(1)].config[4], 0x02);
+}
+
+#[test]
 fn force_overtakes_a_detach_that_waits() {
     let mut bed = Bed::lent();
     bed.guests_answer = false;
