@@ -63,7 +63,7 @@ check "no request of the guest timed out" pciback_was_prompt g1
 guest_must g1 60 'io_stop'
 
 step "typing faster than answers come"
-for n in 1 2 3 4 5 6; do type_pv "dump $disk0"; type_com2 ring; done
+for n in 1 2 3 4 5 6; do type_pv "dump $disk0"; type_com2 "ring 40"; done
 ask pv "loans" '^1 loan'
 ask com2 "loans" '^1 loan'
 
