@@ -81,6 +81,8 @@ check "the guest has no right to it" has_no_rights "$(domid g1)" "$disk0"
 check "the device is in quarantine" owned_by "$disk0" IO
 guest_must g1 20 'modprobe xen-pcifront'
 attach g1 "$disk0"
+# Its driver may still be at work: nothing must change while the row is tried.
+guest_must g1 60 'nvme_wait disk0 50'
 row "lent already, to the same guest" 1 "$disk0 is lent (guest g1)" "pcidomctl detach g1 $disk0" pcidomctl attach g1 "$disk0"
 detach g1 "$disk0"
 create_guest g7 --paused --mem 128
