@@ -282,7 +282,7 @@ impl Hypervisor for SimHypervisor {
         table_base: u64,
     ) -> Result<Pirq, XenError> {
         self.call("xc_physdev_map_pirq_msi", |xen| {
-            xen.map_msi(DomId::DOM0, domain, device, entry, table_base, None)
+            xen.map_msi(DomId::DOM0, domain, device, entry, table_base)
         })
     }
 

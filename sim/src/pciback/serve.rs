@@ -105,7 +105,7 @@ impl BackLink {
         if self.vectors.contains_key(&device) {
             return (EALREADY, 0);
         }
-        match xen.map_msi(DomId::DOM0, self.frontend, device, 0, 0, None) {
+        match xen.map_msi(DomId::DOM0, self.frontend, device, 0, 0) {
             Ok(pirq) => {
                 self.vectors.insert(device, Vectors::Msi(pirq));
                 (0, pirq.0.into())
@@ -132,7 +132,7 @@ impl BackLink {
         for entry in &mut *entries {
             let base = base.unwrap_or(0);
             let result =
-                xen.map_msi(DomId::DOM0, self.frontend, device, entry.entry, base, None);
+                xen.map_msi(DomId::DOM0, self.frontend, device, entry.entry, base);
             match result {
                 Ok(pirq) => {
                     entry.vector = pirq.0;

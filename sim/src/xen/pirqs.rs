@@ -5,7 +5,8 @@ use pcidom_pci::regs::msix;
 use pcidom_xenbus::{DomId, Pirq};
 
 use super::domains::Life;
-use super::errno::{EEXIST, EINVAL, ENODEV, ENOSPC, ENXIO, ESRCH};
+use super::errno::{EINVAL, ENODEV, ENOSPC, ENXIO, ESRCH};
+use super::events::{Channel, End};
 use super::record::Deed;
 use super::{Xen, XenResult, refused};
 
@@ -24,7 +25,8 @@ pub enum Mapped {
 
 impl Xen {
     /// `PHYSDEVOP_map_pirq` for a message: `table_base` is the base of the BAR with the
-    /// MSI-X table, 0 for MSI. `wanted` is the pirq to use, `None` (-1) for a new one.
+    /// MSI-X table, 0 for MSI. The pirq is always a new one (-1): Xen 4.17 answers a request
+    /// for a number that is in use with success and maps nothing, so nobody makes one.
     ///
     /// Rules: the caller is a control domain, the device is on the domain's own list,
     /// memory decode is on, the entry is in the table, a pirq is free.
@@ -35,7 +37,6 @@ impl Xen {
         device: Sbdf,
         entry: u16,
         table_base: u64,
-        wanted: Option<Pirq>,
     ) -> XenResult<Pirq> {
         let call = "map_pirq";
         self.privileged(caller, call)?;
@@ -61,7 +62,7 @@ impl Xen {
             return refused(call, ENODEV);
         }
         self.check_one_kind(device, entry.is_some());
-        let pirq = self.allocate(domain, wanted, Mapped::Message(device, entry))?;
+        let pirq = self.allocate(domain, Mapped::Message(device, entry))?;
         self.note(Deed::Map { domain, device, entry, pirq });
         Ok(pirq)
     }
@@ -80,7 +81,12 @@ impl Xen {
         if self.pirqs(domain).contains(&(gsi, Mapped::Line(gsi))) {
             return Ok(gsi);
         }
-        self.allocate(domain, Some(gsi), Mapped::Line(gsi))
+        let mut state = self.state_mut();
+        let Some(domain) = state.domains.get_mut(&domain) else {
+            return refused(call, ESRCH);
+        };
+        domain.pirqs.insert(gsi, Mapped::Line(gsi));
+        Ok(gsi)
     }
 
     /// `PHYSDEVOP_unmap_pirq`; works on a dying domain.
@@ -145,32 +151,21 @@ impl Xen {
         }
     }
 
-    fn allocate(
-        &self,
-        domain: DomId,
-        wanted: Option<Pirq>,
-        mapped: Mapped,
-    ) -> XenResult<Pirq> {
+    /// The highest number that is free. One that was unmapped while the domain had it bound
+    /// is not, until the domain closes that port.
+    fn allocate(&self, domain: DomId, mapped: Mapped) -> XenResult<Pirq> {
         let call = "map_pirq";
         let mut state = self.state_mut();
         let Some(domain) = state.domains.get_mut(&domain) else {
             return refused(call, ESRCH);
         };
         let end = GSIS + domain.config.extra_irqs;
-        let pirq = match wanted {
-            Some(pirq) if pirq.0 >= end => return refused(call, EINVAL),
-            Some(pirq) if domain.pirqs.contains_key(&pirq) => {
-                return refused(call, EEXIST);
-            }
-            Some(pirq) => pirq,
-            None => {
-                let free =
-                    (GSIS..end).rev().find(|n| !domain.pirqs.contains_key(&Pirq(*n)));
-                match free {
-                    Some(number) => Pirq(number),
-                    None => return refused(call, ENOSPC),
-                }
-            }
+        let free = |pirq: &Pirq| {
+            let bound = |channel: &Channel| channel.end == End::Pirq(*pirq);
+            !domain.pirqs.contains_key(pirq) && !domain.ports.values().any(bound)
+        };
+        let Some(pirq) = (GSIS..end).rev().map(Pirq).find(free) else {
+            return refused(call, ENOSPC);
         };
         domain.pirqs.insert(pirq, mapped);
         Ok(pirq)
@@ -197,5 +192,29 @@ impl Xen {
         if count > 0 {
             self.violation(format!("{device} got MSI and MSI-X at the same time"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pcidom_pci::Sbdf;
+    use pcidom_xenbus::{DomId, Pirq};
+
+    use super::Mapped;
+    use crate::agenda::Agenda;
+    use crate::xen::domains::DomainConfig;
+    use crate::xen::{Delays, Xen};
+
+    #[test]
+    fn a_number_that_was_taken_by_force_is_free_when_its_port_is_closed() {
+        let xen = Xen::new(&Agenda::new(1), Delays::default());
+        let guest = xen.create_domain(DomainConfig::default());
+        let what = Mapped::Message(Sbdf::new(0, 1, 0, 0).unwrap(), None);
+        assert_eq!(xen.allocate(guest, what), Ok(Pirq(55)));
+        let port = xen.bind_pirq(guest, Pirq(55)).unwrap();
+        xen.unmap_pirq(DomId::DOM0, guest, Pirq(55)).unwrap();
+        assert_eq!(xen.allocate(guest, what), Ok(Pirq(54)));
+        xen.close(guest, port).unwrap();
+        assert_eq!(xen.allocate(guest, what), Ok(Pirq(55)));
     }
 }
