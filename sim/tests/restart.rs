@@ -156,6 +156,17 @@ fn dies_after(calls: u32, lent: bool, verb: impl FnOnce(&mut Scene)) -> bool {
 }
 
 #[test]
+fn a_daemon_may_die_between_any_two_calls_of_an_attach() {
+    let attach = |scene: &mut Scene| {
+        let device = scene.device(0);
+        let guest = DomId(scene.pcidom_id.0 + 1);
+        scene.ask(|daemon| daemon.attach(guest, device, "pcidom"));
+    };
+    let died = (0..).take_while(|calls| dies_after(*calls, false, attach)).count();
+    assert!(died > 50, "{died} calls");
+}
+
+#[test]
 fn a_daemon_may_die_between_any_two_calls_of_a_detach() {
     let detach = |scene: &mut Scene| {
         let device = scene.device(0);

@@ -111,9 +111,7 @@ impl Daemon {
         let home = record.guest_is_home(env.store).unwrap_or(false);
         let dying = info.is_none_or(|info| info.dying) || !home;
         if record.leases == Leases::Intent {
-            log::warn!(
-                "{title}: which pirqs were being mapped is unknown, they go with the guest"
-            );
+            self.unmap_unrecorded(env, id);
         }
         // Without its IOMMU context every access of a busy device would be a fault.
         if let Err(error) = env.host.stop_dma(record.device.0) {

@@ -3,13 +3,24 @@
 
 use serde_json::Value;
 
+fn parse(record: &str) -> Option<Value> {
+    // libxl writes the string with its end.
+    serde_json::from_str(record.trim_end_matches('\0')).ok()
+}
+
+/// The line interrupts that `irqs=` gives a guest, whose pirqs have the same numbers.
+pub(super) fn line_pirqs(record: &str) -> Vec<u16> {
+    let record = parse(record);
+    let lines = record.as_ref().and_then(|record| record.pointer("/b_info/irqs"));
+    let lines = lines.and_then(Value::as_array).into_iter().flatten();
+    lines.filter_map(Value::as_u64).filter_map(|line| line.try_into().ok()).collect()
+}
+
 /// Looks through libxl's record (its `libxl_domain_config` as JSON) for what keeps the guest
 /// from ever using a device: the settings that are missing, as a person writes them. A
 /// record that does not tell is no reason to refuse: Xen will say.
 pub(super) fn missing_settings(record: &str) -> Vec<&'static str> {
-    // libxl writes the string with its end.
-    let record = record.trim_end_matches('\0');
-    let Ok(record) = serde_json::from_str::<Value>(record) else { return Vec::new() };
+    let Some(record) = parse(record) else { return Vec::new() };
     let e820_host = record.pointer("/b_info/type.pv/e820_host").and_then(Value::as_str);
     let passthrough = record.pointer("/c_info/passthrough").and_then(Value::as_str);
     let e820_host = e820_host == Some("True");

@@ -39,6 +39,7 @@ mod status;
 mod stop;
 #[cfg(test)]
 mod tests;
+mod unrecorded;
 mod watch;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | preparing | ended: whoever asked for it is gone |
 //! | lending | ended: nobody knows which rights were given |
-//! | lent | goes on; ended if a mapping was under way, since its pirqs are unknown |
+//! | lent | goes on; ended if a mapping was under way, and what it mapped is searched for |
 //! | detaching | goes on |
 //! | ending | done again from the start, which does no harm |
 

@@ -3,7 +3,7 @@
 use pcidom_loan::LoanId;
 use pcidom_xenbus::DomId;
 
-use super::{Daemon, Env, Failure, paths};
+use super::{Daemon, Env, Failure, Leases, paths};
 use crate::store::Fired;
 
 /// What a watch is for; its text is the watch's token.
@@ -137,11 +137,16 @@ impl Daemon {
             // The watch is new: look at everything once.
             ("", _) => {
                 self.greet(env, pcidom)?;
-                for id in self.loan_ids() {
-                    if self.loans.get(&id).is_some_and(|l| l.record.pcidom() == pcidom) {
-                        self.serve_lease(env, id)?;
-                        self.advance(env, id);
-                    }
+                let ours = self.loans.iter().filter(|(_, l)| l.record.pcidom() == pcidom);
+                let mut ids: Vec<_> =
+                    ours.map(|(id, l)| (l.record.leases == Leases::None, *id)).collect();
+                // What is held first. A daemon may have died between an unmap and the word
+                // of it: then the record holds numbers that are free, and the same request
+                // is here again. Once it is served, another loan may get these numbers.
+                ids.sort_unstable();
+                for (_, id) in ids {
+                    self.serve_lease(env, id)?;
+                    self.advance(env, id);
                 }
             }
             _ => {}

@@ -137,6 +137,12 @@ impl Bed {
 
     /// The daemon begins, or begins again after its predecessor was killed.
     pub(super) fn start(&mut self) {
+        self.xen.death = None;
+        self.start_to_die();
+    }
+
+    /// The same with a daemon that will be killed when the fakes say.
+    pub(super) fn start_to_die(&mut self) {
         self.daemon = Daemon::new(vec!["pcidom".into()]);
         self.start_again();
     }
@@ -144,7 +150,6 @@ impl Bed {
     /// The same with a daemon of the test's own.
     pub(super) fn start_again(&mut self) {
         self.store.disconnect();
-        self.xen.death = None;
         self.daemon.start(env!(self)).unwrap();
         self.settle();
     }
