@@ -6,9 +6,12 @@ use pcidom_kernel::machine::Halt;
 use pcidom_pci::{Register, Width};
 use pcidom_sim::Scene;
 use pcidom_sim::scene::NVME;
+use pcidom_sim::world::World;
 use pcidom_sim::xen::DOM_IO;
 use pcidom_sim::xen::devices::Hand;
 use pcidom_sim::xen::ecam;
+use pcidom_toolstack::verb::Reply;
+use pcidom_xenbus::DomId;
 use pcidom_xenbus::pciif::command;
 
 #[test]
@@ -44,6 +47,144 @@ fn devices_come_and_go_while_others_are_lent() {
     scene.lend("last", 2);
     assert_eq!(guest.borrow().state().given_up(), 0);
     scene.check();
+}
+
+/// Nobody has a device, and pcidom has nothing of it but its config space.
+fn check_quarantined(scene: &Scene, n: usize) {
+    let (xen, device) = (scene.world.xen(), scene.device(n));
+    assert_eq!(xen.owner(device), Some(DOM_IO));
+    assert_eq!(xen.vectors_of(device), []);
+    let rights = xen.rights(scene.pcidom_id);
+    assert!(rights.iomem.is_disjoint(&xen.bar_pages(device)));
+    assert!(rights.irqs.is_empty(), "{:?}", rights.irqs);
+    assert_eq!(xen.pirqs(scene.pcidom_id), []);
+}
+
+/// `xl pci-detach` and `xl pci-attach`, one after the other, as fast as a person is. dom0's
+/// pciback sees a link that goes and comes back; the daemon need not. Returns whether pcidom
+/// got it.
+fn leave_and_come_back(scene: &mut Scene, n: usize) -> bool {
+    let (pcidom, device) = (scene.pcidom_id, scene.device(n));
+    assert!(scene.xl.pci_detach(&mut scene.world, pcidom, device));
+    scene.world.run_for(Duration::from_secs(1));
+    scene.xl.pci_attach(&mut scene.world, pcidom, device)
+}
+
+#[test]
+fn a_device_that_left_and_came_back_unseen_is_taken_into_quarantine_again() {
+    // With others in the pool the link stays, and the entries move up.
+    for (count, n) in [(1, 0), (3, 0), (3, 1), (3, 2)] {
+        let mut scene = Scene::ready(1, count);
+        let daemon = scene.daemon.clone().unwrap();
+        daemon.borrow_mut().set_silent(true);
+        assert!(leave_and_come_back(&mut scene, n));
+        assert_eq!(scene.world.xen().owner(scene.device(n)), Some(scene.pcidom_id));
+        daemon.borrow_mut().set_silent(false);
+        scene.world.run_for(Duration::from_secs(5));
+        check_quarantined(&scene, n);
+        scene.check_nothing_lent();
+        scene.lend("guest", n);
+    }
+}
+
+#[test]
+fn a_lent_device_that_another_ones_leaving_moves_up_stays_lent() {
+    let mut scene = Scene::ready(6, 3);
+    let guest = scene.lend("guest", 1);
+    let daemon = scene.daemon.clone().unwrap();
+    daemon.borrow_mut().set_silent(true);
+    assert!(leave_and_come_back(&mut scene, 0));
+    daemon.borrow_mut().set_silent(false);
+    scene.world.run_for(Duration::from_secs(5));
+    check_quarantined(&scene, 0);
+    assert!(scene.guest_uses(&guest, NVME));
+    assert!(scene.world.xen().send_message(scene.device(1), 0));
+    scene.check();
+}
+
+#[test]
+fn an_attach_that_was_refused_leaves_pcidom_nothing_of_a_device_that_left() {
+    // Lent, and the guest lives: Xen refuses pcidom the device, after libxl's first steps.
+    let mut scene = Scene::ready(2, 1);
+    let (pcidom, device) = (scene.pcidom_id, scene.device(0));
+    let guest = scene.lend("guest", 0);
+    let daemon = scene.daemon.clone().unwrap();
+    daemon.borrow_mut().set_silent(true);
+    assert!(!leave_and_come_back(&mut scene, 0));
+    daemon.borrow_mut().set_silent(false);
+    scene.world.run_for(Duration::from_secs(40));
+    check_quarantined(&scene, 0);
+    assert!(scene.xl.pci_attach(&mut scene.world, pcidom, device));
+    scene.world.run_for(Duration::from_secs(5));
+    check_quarantined(&scene, 0);
+    let domain = guest.borrow().domain_id();
+    let reply = scene.attach(domain, device);
+    assert!(matches!(reply, Reply::Done { .. }), "{reply:?}");
+    assert!(scene.guest_uses(&guest, NVME));
+}
+
+#[test]
+fn the_loan_of_a_device_that_left_and_came_back_unseen_ends() {
+    let mut scene = Scene::ready(3, 1);
+    let (pcidom, device) = (scene.pcidom_id, scene.device(0));
+    let guest = scene.lend("guest", 0).borrow().domain_id();
+    let daemon = scene.daemon.clone().unwrap();
+    daemon.borrow_mut().set_silent(true);
+    assert!(scene.xl.pci_detach(&mut scene.world, pcidom, device));
+    scene.xl.destroy_at_once(guest);
+    scene.world.run_for(Duration::from_secs(20));
+    assert_eq!(scene.world.xen().owner(device), Some(DOM_IO), "Xen took it back");
+    assert!(scene.xl.pci_attach(&mut scene.world, pcidom, device));
+    assert_eq!(scene.world.xen().owner(device), Some(pcidom));
+    daemon.borrow_mut().set_silent(false);
+    scene.world.run_for(Duration::from_secs(40));
+    check_quarantined(&scene, 0);
+    scene.check_nothing_lent();
+    scene.lend("next", 0);
+}
+
+#[test]
+fn a_device_that_left_and_came_back_while_it_was_prepared_is_not_lent() {
+    let mut scene = Scene::ready(4, 1);
+    let (pcidom, device) = (scene.pcidom_id, scene.device(0));
+    let guest = scene.guest("guest");
+    let domain = guest.borrow().domain_id();
+    let daemon = scene.daemon.clone().unwrap();
+    let asked = scene.ask(|daemon| daemon.attach(domain, device, "pcidom"));
+    // The order is there, and pcidom is on it.
+    let order = format!("/local/domain/{pcidom}/pcidom/loans/0");
+    let dom0 = scene.world.store().connect(DomId::DOM0);
+    let ordered = |_: &World| dom0.read(&order).is_ok();
+    assert!(scene.world.run_until(Duration::from_secs(5), ordered));
+    daemon.borrow_mut().set_silent(true);
+    assert!(leave_and_come_back(&mut scene, 0));
+    daemon.borrow_mut().set_silent(false);
+    let reply = scene.wait_for(asked);
+    assert!(matches!(reply, Reply::Failed { .. }), "{reply:?}");
+    scene.world.run_for(Duration::from_secs(40));
+    check_quarantined(&scene, 0);
+    scene.check_nothing_lent();
+    let reply = scene.attach(domain, device);
+    assert!(matches!(reply, Reply::Done { .. }), "{reply:?}");
+    assert!(scene.guest_uses(&guest, NVME));
+}
+
+#[test]
+fn a_device_that_came_back_without_a_daemon_is_taken_by_the_next_one() {
+    let mut scene = Scene::ready(5, 1);
+    let (pcidom, device) = (scene.pcidom_id, scene.device(0));
+    let guest = scene.lend("guest", 0).borrow().domain_id();
+    scene.kill_daemon();
+    assert!(scene.xl.pci_detach(&mut scene.world, pcidom, device));
+    scene.xl.destroy_at_once(guest);
+    scene.world.run_for(Duration::from_secs(20));
+    assert!(scene.xl.pci_attach(&mut scene.world, pcidom, device));
+    assert_eq!(scene.world.xen().owner(device), Some(pcidom));
+    scene.start_daemon();
+    scene.world.run_for(Duration::from_secs(40));
+    check_quarantined(&scene, 0);
+    scene.check_nothing_lent();
+    scene.lend("next", 0);
 }
 
 #[test]

@@ -131,7 +131,8 @@ impl Daemon {
         });
         let how = Taking { dying, keep_gsi };
         let device = record.device.0;
-        for failure in rights::take(env, record.guest(), device, facts.as_ref(), how) {
+        let taken = rights::take(env, record.guest(), device, facts.as_ref(), how);
+        for failure in taken.failures {
             log::error!("{title}: taking it back: {failure}");
         }
     }

@@ -6,9 +6,11 @@
 //! libxl grants the BARs before it finds that out and leaves them: they are taken back.
 
 use pcidom_loan::{LoanId, NodeName};
+use pcidom_pci::Sbdf;
 use pcidom_xenbus::DomId;
 
-use super::{Daemon, Env, Failure, paths, rights};
+use super::rights::{self, Taking};
+use super::{Daemon, Env, Failure, paths};
 use crate::host::DeviceFacts;
 use crate::hypervisor::errno;
 use crate::store::Nodes;
@@ -53,6 +55,11 @@ impl Daemon {
         let rest = path.strip_prefix(paths::LOCKS).unwrap_or_default();
         let node = rest.trim_matches('/').split('/').next().unwrap_or_default();
         let device = NodeName::parse(node).map(|NodeName(device)| device);
+        if let Some(device) = device
+            && holder(env.store, &paths::lock(device))?.is_none()
+        {
+            self.take_from_pcidoms(env, device);
+        }
         for id in self.loan_ids() {
             let about = self.loans.get(&id).map(|loan| loan.record.device.0);
             if device.is_none() || device == about {
@@ -60,6 +67,21 @@ impl Daemon {
             }
         }
         Ok(())
+    }
+
+    /// libxl drops the lock as well when it can't give a device to pcidom after all, and
+    /// leaves what it has granted until then.
+    fn take_from_pcidoms(&self, env: &mut Env<'_>, device: Sbdf) {
+        let facts = env.host.device(device).and_then(|raw| DeviceFacts::read(&raw));
+        // What dom0 does not have, nobody has got.
+        let Ok(facts) = facts else { return };
+        for pcidom in self.pcidoms.keys() {
+            let how = Taking::default();
+            let taken = rights::take(env, *pcidom, device, Some(&facts), how);
+            for failure in taken.failures {
+                log::error!("{device}: taking it from pcidom {pcidom}: {failure}");
+            }
+        }
     }
 
     /// Puts the lock of a loan's device back if it is gone.

@@ -8,6 +8,7 @@ use pcidom_loan::{
 use pcidom_pci::Sbdf;
 use pcidom_xenbus::{DomId, XenbusState};
 
+use super::loan::Loan;
 use super::rights::{self, Taking};
 use super::{Daemon, Env, Failure, Stage, ecam, paths};
 use crate::host::{DeviceFacts, HostError};
@@ -157,6 +158,30 @@ impl Daemon {
         Ok(())
     }
 
+    /// Something has changed in dom0's end of the A-link.
+    ///
+    /// A device that left the pool and came back may look as if it had never been away. libxl
+    /// writes `dev-N` after it has given the device to pcidom, and nobody else ever does
+    /// (pciback writes states and virtual slots), so at each such write the device that is
+    /// there is taken from pcidom again. libxl also writes it when another device goes and
+    /// this one moves up: then there is nothing to take, and nothing happens.
+    pub(super) fn pool_changed(
+        &mut self,
+        env: &mut Env<'_>,
+        domain: DomId,
+        path: &str,
+    ) -> Result<(), Failure> {
+        let scanned = self.scan_pool(env, domain);
+        let entry = path.strip_prefix(&paths::pool_link(domain));
+        let written = entry.is_some_and(|entry| entry.starts_with("/dev-"));
+        let device = if written { env.store.read(path)? } else { None };
+        if let Some(device) = device.and_then(|device| device.trim().parse().ok()) {
+            // Whatever came of the scan: this event comes once.
+            self.take_again(env, domain, device)?;
+        }
+        scanned
+    }
+
     /// Compares a pool with what dom0's end of the A-link has. libxl writes a device there
     /// as the last step of giving it to pcidom, so all that has to be taken is there.
     pub(super) fn scan_pool(
@@ -220,22 +245,55 @@ impl Daemon {
         domain: DomId,
         device: Sbdf,
     ) -> Result<(), Failure> {
-        let result = match self.loan_of(device) {
-            // Found in the record: pcidom's rights went before that loan began.
-            Some(_) => arm(env, device),
-            None => quarantine(env, domain, device),
-        };
-        let state = match result {
+        // Also if a loan of it was found in the record: libxl may have given it to pcidom
+        // meanwhile, when its guest had died. Whoever else has it keeps it.
+        let result = quarantine(env, domain, device);
+        match &result {
             Ok(_) => {
                 log::info!("{device} is in the pool of pcidom {domain}, quarantined");
-                PoolState::Quarantined
             }
-            Err(error) => {
-                log::error!("{device} can't be lent: {error}");
-                PoolState::Unfit(error.to_string())
-            }
+            Err(error) => log::error!("{device} can't be lent: {error}"),
+        }
+        self.enter(env, domain, device, PoolDevice::new(state_of(&result), None))
+    }
+
+    /// Takes a device of the pool from pcidom, in case libxl has given it again.
+    fn take_again(
+        &mut self,
+        env: &mut Env<'_>,
+        domain: DomId,
+        device: Sbdf,
+    ) -> Result<(), Failure> {
+        let pool = self.pcidoms.get(&domain).map(|pcidom| &pcidom.pool);
+        let Some(known) = pool.and_then(|pool| pool.get(&device)) else { return Ok(()) };
+        let (leaving, note) = (known.state == PoolState::Leaving, known.note.clone());
+        let ours = |loan: &Loan| {
+            (loan.record.pcidom(), loan.record.device.0) == (domain, device)
         };
-        self.enter(env, domain, device, PoolDevice::new(state, None))
+        let in_loan = self.loans.values().any(ours);
+        let result = quarantine(env, domain, device);
+        let owned = result.as_ref().is_ok_and(|(_, owned)| *owned);
+        match &result {
+            Ok(_) if owned => {
+                log::info!("{device} had left the pool of pcidom {domain} and is back");
+            }
+            Ok(_) => {}
+            Err(error) => log::error!("{device}: {error}"),
+        }
+        // A loan goes on with what it has; the next one begins with a quarantine anyway.
+        if !leaving && (result.is_ok() || !in_loan) {
+            let state = state_of(&result);
+            self.enter(env, domain, device, PoolDevice::new(state, note))?;
+        }
+        if owned && in_loan {
+            // It ends as for any device that leaves; then this one is new.
+            let pool = self.pcidoms.get_mut(&domain).map(|pcidom| &mut pcidom.pool);
+            if let Some(entry) = pool.and_then(|pool| pool.get_mut(&device)) {
+                entry.state = PoolState::Leaving;
+            }
+            self.advance_all(env, ours);
+        }
+        Ok(())
     }
 
     /// Writes a device's new standing down, where pcidom sees it.
@@ -297,12 +355,9 @@ impl Daemon {
             .and_then(|p| p.pool.get(&device))
             .and_then(|d| d.note.clone());
         let result = quarantine(env, domain, device);
-        let state = match &result {
-            Ok(_) => PoolState::Quarantined,
-            Err(error) => PoolState::Unfit(error.to_string()),
-        };
+        let state = state_of(&result);
         self.enter(env, domain, device, PoolDevice::new(state, note))?;
-        result
+        result.map(|(facts, _)| facts)
     }
 
     /// Drops a device that left, once no loan needs it.
@@ -403,12 +458,13 @@ fn read_pool(env: &mut Env<'_>, domain: DomId) -> Result<BTreeSet<Sbdf>, Failure
     Ok(present)
 }
 
-/// Takes from pcidom what libxl gave it, and arms pciback.
+/// Takes from pcidom what libxl gave it, and arms pciback; does nothing to whoever else has
+/// the device. Returns also whether it was assigned to pcidom, which only libxl does.
 fn quarantine(
     env: &mut Env<'_>,
     domain: DomId,
     device: Sbdf,
-) -> Result<DeviceFacts, Failure> {
+) -> Result<(DeviceFacts, bool), Failure> {
     let raw = env.host.device(device)?;
     let facts = DeviceFacts::read(&raw)?;
     if !raw.on_pciback {
@@ -416,28 +472,22 @@ fn quarantine(
             "{device} is not bound to pciback: xl pci-assignable-add {device}"
         )));
     }
-    let failures = rights::take(env, domain, device, Some(&facts), Taking::default());
-    for failure in &failures {
+    let taken = rights::take(env, domain, device, Some(&facts), Taking::default());
+    for failure in &taken.failures {
         log::error!("{device}: taking it from pcidom {domain}: {failure}");
     }
-    if let Some(failure) = failures.into_iter().next() {
+    if let Some(failure) = taken.failures.into_iter().next() {
         return Err(failure.into());
     }
-    arm_facts(env, device, facts)
-}
-
-fn arm(env: &mut Env<'_>, device: Sbdf) -> Result<DeviceFacts, Failure> {
-    let facts = DeviceFacts::read(&env.host.device(device)?)?;
-    arm_facts(env, device, facts)
-}
-
-fn arm_facts(
-    env: &mut Env<'_>,
-    device: Sbdf,
-    facts: DeviceFacts,
-) -> Result<DeviceFacts, Failure> {
     env.host
         .arm(device, &facts.quirks)
         .map_err(|HostError(text)| Failure::Refused(format!("{device}: {text}")))?;
-    Ok(facts)
+    Ok((facts, taken.owned))
+}
+
+fn state_of<T>(quarantined: &Result<T, Failure>) -> PoolState {
+    match quarantined {
+        Ok(_) => PoolState::Quarantined,
+        Err(error) => PoolState::Unfit(error.to_string()),
+    }
 }

@@ -37,16 +37,24 @@ pub(super) struct Taking {
     pub(super) keep_gsi: bool,
 }
 
+/// What came of taking a device away.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    /// It was assigned to that domain, and is not any more.
+    pub(super) owned: bool,
+    /// What Xen refused for no reason that is expected here.
+    pub(super) failures: Vec<XenError>,
+}
+
 /// Takes from `domain` whatever it has of the device, which is then in quarantine. Done as
-/// far as it goes; returns what Xen refused for no reason that is expected here. What is
-/// gone already (the domain, the mapping, the device) is no error.
+/// far as it goes. What is gone already (the domain, the mapping, the device) is no error.
 pub(super) fn take(
     env: &mut Env<'_>,
     domain: DomId,
     device: Sbdf,
     facts: Option<&DeviceFacts>,
     how: Taking,
-) -> Vec<XenError> {
+) -> Taken {
     let mut failures = Vec::new();
     let mut note = |result: Result<(), XenError>, fine: &[i32]| {
         if let Err(error) = result
@@ -58,8 +66,11 @@ pub(super) fn take(
     };
     // Not its own, or it has no IOMMU context and never owned any.
     let not_owner = [errno::ENODEV, errno::EOPNOTSUPP];
+    let mut owned = false;
     if how.dying {
-        note(env.xen.deassign(domain, device), &not_owner);
+        let deassigned = env.xen.deassign(domain, device);
+        owned = deassigned.is_ok();
+        note(deassigned, &not_owner);
     }
     if let Some(facts) = facts {
         for bar in 0..facts.bars.len() {
@@ -71,9 +82,11 @@ pub(super) fn take(
         }
     }
     if !how.dying {
-        note(env.xen.deassign(domain, device), &not_owner);
+        let deassigned = env.xen.deassign(domain, device);
+        owned = deassigned.is_ok();
+        note(deassigned, &not_owner);
     }
-    failures
+    Taken { owned, failures }
 }
 
 /// Takes the device's BARs from a domain that should not have them. Only whole pages: on

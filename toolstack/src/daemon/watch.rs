@@ -106,7 +106,7 @@ impl Daemon {
                 self.advance_all(env, |_| true);
             }
             Some(Token::Locks) => self.check_locks(env, &fired.path)?,
-            Some(Token::Pool(pcidom)) => self.scan_pool(env, pcidom)?,
+            Some(Token::Pool(pcidom)) => self.pool_changed(env, pcidom, &fired.path)?,
             Some(Token::Said(pcidom)) => self.listen(env, pcidom, &fired.path)?,
             Some(Token::Link(guest)) => {
                 self.advance_all(env, |loan| loan.record.guest() == guest);

@@ -51,6 +51,68 @@ fn a_device_that_dom0_takes_back_leaves_the_pool() {
     bed.done();
 }
 
+/// What libxl does at the end of `xl pci-attach`, after a `xl pci-detach` that the daemon
+/// does not see.
+fn give_again(bed: &mut Bed) {
+    bed.xen.owners.insert(device(1), Owner::Domain(P));
+    let holdings = bed.xen.holdings.entry(P).or_default();
+    holdings.pages.insert(0xfe700);
+    holdings.lines.insert(16);
+    holdings.pirqs.insert(16, None);
+    bed.host.armed.remove(&device(1));
+    bed.set(&format!("{POOL}/dev-0"), &device(1).to_string());
+}
+
+#[test]
+fn a_device_that_is_given_anew_is_quarantined_anew() {
+    let mut bed = Bed::new();
+    give_again(&mut bed);
+    bed.settle();
+    assert_eq!(bed.xen.of(P), Holdings::default());
+    assert_eq!(bed.xen.owners[&device(1)], Owner::Quarantine);
+    assert!(bed.host.armed.contains(&device(1)));
+    // What the daemon, pciback and pcidom write about it brings no more work.
+    let calls = bed.xen.log.len();
+    for node in ["state-0", "vdev-0", "root-0", "root_num", "num_devs", "state"] {
+        let path = format!("{POOL}/{node}");
+        let value = bed.get(&path).unwrap_or_default();
+        bed.set(&path, &value);
+        bed.settle();
+    }
+    assert_eq!(bed.xen.log.len(), calls);
+    bed.attach("g1", 1);
+    bed.done();
+}
+
+#[test]
+fn the_loan_of_a_device_that_is_given_anew_while_it_is_prepared_ends() {
+    let mut bed = Bed::new();
+    bed.pcidom_serves = false;
+    bed.attach("g1", 1);
+    give_again(&mut bed);
+    bed.settle();
+    assert_eq!(bed.xen.of(P), Holdings::default());
+    bed.pcidom_serves = true;
+    bed.settle();
+    assert!(bed.failed().contains("left the pool"));
+    bed.assert_clean();
+    assert!(bed.host.armed.contains(&device(1)));
+    bed.attach("g1", 1);
+    bed.done();
+}
+
+#[test]
+fn a_device_that_can_not_be_quarantined_anew_is_not_lent() {
+    let mut bed = Bed::new();
+    give_again(&mut bed);
+    bed.xen.fault = Some((0, 1));
+    bed.settle();
+    assert_eq!(bed.get("/local/domain/1/pcidom/pool/0000-01-00-0"), None);
+    bed.attach("g1", 1);
+    bed.done();
+    assert_eq!(bed.xen.of(P), Holdings::default());
+}
+
 const ECAM: &str = "/local/domain/1/pcidom/ecam/0000-01-00-0";
 
 fn with_ecam(guarded: bool) -> Bed {
