@@ -101,14 +101,6 @@ fn after_xl_pci_detach_the_next_domain_has_the_device_alone() {
     }
 }
 
-/// The state of pcidom's end of the guest's link.
-fn back_state(scene: &Scene, guest: &Shared<LinuxGuest>) -> XenbusState {
-    let (pcidom, domain) = (scene.pcidom_id, guest.borrow().domain_id());
-    let path = format!("/local/domain/{pcidom}/backend/pci/{domain}/0/state");
-    let dom0 = scene.world.store().connect(DomId::DOM0);
-    XenbusState::parse(dom0.read(&path).ok().as_deref())
-}
-
 /// A forced detach is asked for, and the world runs until the guest is told. Returns how long
 /// that took, and whether pcidom had reported the end of the loan by then.
 fn forced_until_told(scene: &mut Scene, guest: &Shared<LinuxGuest>) -> (Duration, bool) {
