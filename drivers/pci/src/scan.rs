@@ -168,6 +168,9 @@ async fn size_register(
     offset: u16,
     ones: u32,
 ) -> Result<(u32, u32), AccessError> {
+    // A scan that was cut off may have left it in its sizing mode. dom0 passes nothing on
+    // to the hardware but the recorded value.
+    config.write32(offset, 0).await?;
     let value = config.read32(offset).await?;
     config.write32(offset, ones).await?;
     let mask = config.read32(offset).await;
