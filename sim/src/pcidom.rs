@@ -20,6 +20,8 @@ pub struct Pcidom {
     xen: Xen,
     machine: Machine<SimPlatform>,
     platform: SimPlatform,
+    /// `xl pause`
+    paused: bool,
 }
 
 impl fmt::Debug for Pcidom {
@@ -33,7 +35,13 @@ impl Pcidom {
     pub fn boot(xen: &Xen, store: &XenStore, domain: DomId) -> Self {
         let mut platform = SimPlatform::new(xen, store, domain);
         let machine = Machine::start(1, Rc::new(Ring::new(xen.now())), &mut platform);
-        Self { domain, xen: xen.clone(), machine, platform }
+        Self { domain, xen: xen.clone(), machine, platform, paused: false }
+    }
+
+    /// `xl pause` and `xl unpause`: what happens meanwhile it sees later, or never.
+    pub fn set_paused(&mut self, paused: bool) {
+        self.paused = paused;
+        self.xen.wake(self.domain);
     }
 
     /// How the domain is to end, once that was asked for.
@@ -58,6 +66,9 @@ impl Actor for Pcidom {
     }
 
     fn step(&mut self) {
+        if self.paused {
+            return;
+        }
         while let Some(port) = self.xen.take_pending(self.domain) {
             self.machine.handle(Event::Port(port), &mut self.platform);
         }
@@ -74,6 +85,9 @@ impl Actor for Pcidom {
     }
 
     fn deadline(&self) -> Option<Instant> {
+        if self.paused {
+            return None;
+        }
         // The console has no event channel here: what is typed is noticed at once.
         if self.platform.terminal().borrow().has_event() {
             return Some(self.xen.now());

@@ -18,6 +18,10 @@ use crate::xen::{DOM_IO, Xen, XenResult};
 /// `LIBXL_INIT_TIMEOUT` and friends: how long libxl waits for a backend.
 const WAIT: Duration = Duration::from_secs(10);
 
+/// What a reset through sysfs takes: Linux waits this long after an FLR. Meanwhile dom0's
+/// backend has seen what happened before.
+const RESET: Duration = Duration::from_millis(100);
+
 const OPTIONS: &str = "msitranslate=0,power_mgmt=0,permissive=0,rdm_policy=strict";
 
 /// The tool.
@@ -113,6 +117,7 @@ impl Xl {
             must(self.store.remove(&lock));
             return false;
         }
+        world.run_for(RESET);
         let first = self.store.read(&format!("{}/num_devs", back_dir(domain))).is_err();
         if !first && !self.wait_connected(world, domain) {
             must(self.store.remove(&lock));
@@ -278,9 +283,7 @@ impl Xl {
         let back = back_dir(domain);
         let count = self.devices(domain).len();
         if count <= 1 {
-            must(self.store.remove(&format!("/local/domain/{domain}/device/pci/0")));
-            must(self.store.remove(&format!("/local/domain/0/backend/pci/{domain}")));
-            return;
+            return self.drop_directories(domain);
         }
         let keys = ["state", "dev", "key", "vdev", "opts", "vdevfn"];
         let moved = self.store.transaction(|inside| {
@@ -300,6 +303,28 @@ impl Xl {
             inside.write(&format!("{back}/num_devs"), &(count - 1).to_string())
         });
         must(moved);
+    }
+
+    /// What `xl pci-detach` of all `devices` leaves, without the handshakes: the link's
+    /// directories are gone. So ends one whose toolstack has lost patience.
+    pub fn drop_link(&self, domain: DomId, devices: &[Sbdf]) {
+        for device in devices {
+            self.take(domain, *device);
+            must(self.store.remove(&lock(*device)));
+        }
+        self.drop_directories(domain);
+    }
+
+    /// The directories of a link with these devices, as libxl makes them.
+    pub fn make_link(&self, domain: DomId, devices: &[Sbdf]) {
+        for device in devices {
+            self.add_node(domain, *device, true);
+        }
+    }
+
+    fn drop_directories(&self, domain: DomId) {
+        must(self.store.remove(&format!("/local/domain/{domain}/device/pci/0")));
+        must(self.store.remove(&format!("/local/domain/0/backend/pci/{domain}")));
     }
 
     fn wait_connected(&self, world: &mut World, domain: DomId) -> bool {

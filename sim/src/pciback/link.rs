@@ -27,6 +27,8 @@ pub(super) struct Attached {
 pub(super) struct BackLink {
     pub(super) frontend: DomId,
     pub(super) devices: BTreeMap<VirtualBdf, Sbdf>,
+    /// What it wrote last, whatever the node says by now.
+    state: XenbusState,
     pub(super) attached: Option<Attached>,
     /// The op that is being worked on.
     pub(super) working: Option<Working>,
@@ -40,6 +42,7 @@ impl BackLink {
         Self {
             frontend,
             devices: BTreeMap::new(),
+            state: XenbusState::Initialising,
             attached: None,
             working: None,
             served: 0,
@@ -151,11 +154,13 @@ impl LinuxPciback {
         put(&self.store, frontend, key, value);
     }
 
-    fn switch(&self, frontend: DomId, state: XenbusState) {
-        let dir = back_dir(frontend);
-        // `xenbus_switch_state` writes nothing new, and nothing where nothing is any more.
-        let current = self.store.read(&format!("{dir}/state"));
-        if current.is_ok() && self.state_of(&dir) != state {
+    /// `xenbus_switch_state`: writes nothing where nothing is any more, and nothing that it
+    /// wrote last, even if the toolstack has written something else since.
+    fn switch(&mut self, frontend: DomId, state: XenbusState) {
+        let there = self.store.read(&format!("{}/state", back_dir(frontend))).is_ok();
+        let link = self.links.get_mut(&frontend);
+        if let Some(link) = link.filter(|link| there && link.state != state) {
+            link.state = state;
             self.put(frontend, "state", &state.number().to_string());
         }
     }
@@ -233,7 +238,12 @@ impl LinuxPciback {
             return false;
         };
         let Some(link) = self.links.get_mut(&frontend) else { return false };
-        let Some(at) = link.place(device) else { return false };
+        let Some(at) = link.place(device) else {
+            // `xenbus_dev_fatal`
+            log::error!("dom0 pciback: no more space on the virtual bus");
+            self.switch(frontend, XenbusState::Closing);
+            return false;
+        };
         link.devices.insert(at, device);
         let text =
             format!("{:04x}:{:02x}:{:02x}.{:02x}", 0, 0, at.0.device(), at.0.function());
