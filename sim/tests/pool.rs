@@ -10,7 +10,7 @@ use pcidom_sim::world::World;
 use pcidom_sim::xen::DOM_IO;
 use pcidom_sim::xen::devices::Hand;
 use pcidom_sim::xen::ecam;
-use pcidom_toolstack::verb::Reply;
+use pcidom_toolstack::verb::{Reply, Verb};
 use pcidom_xenbus::DomId;
 use pcidom_xenbus::pciif::command;
 
@@ -185,6 +185,67 @@ fn a_device_that_came_back_without_a_daemon_is_taken_by_the_next_one() {
     check_quarantined(&scene, 0);
     scene.check_nothing_lent();
     scene.lend("next", 0);
+}
+
+#[test]
+fn a_device_can_be_lent_as_soon_as_xl_has_put_it_into_the_pool() {
+    for pause in [0, 1, 3, 10, 30, 60, 100, 200] {
+        let mut scene = Scene::ready(pause, 1);
+        let (pcidom, device) = (scene.pcidom_id, scene.device(0));
+        assert!(scene.xl.pci_detach(&mut scene.world, pcidom, device));
+        assert!(scene.xl.pci_attach(&mut scene.world, pcidom, device));
+        scene.world.run_for(Duration::from_millis(pause));
+        scene.lend("guest", 0);
+        scene.check();
+    }
+}
+
+#[test]
+fn a_device_whose_scan_failed_is_scanned_again_when_it_is_wanted() {
+    let mut scene = Scene::ready(1, 1);
+    let (pcidom, device) = (scene.pcidom_id, scene.device(0));
+    assert!(scene.xl.pci_detach(&mut scene.world, pcidom, device));
+    scene.pciback.borrow_mut().behave(|b| b.mute = true);
+    assert!(scene.xl.pci_attach(&mut scene.world, pcidom, device));
+    // Four scans have failed, and the next is 8 s after the last.
+    scene.world.run_for(Duration::from_secs(50));
+    scene.pciback.borrow_mut().behave(|b| b.mute = false);
+    let before = scene.world.now();
+    scene.lend("guest", 0);
+    assert!(scene.world.now().since(before) < Duration::from_secs(3));
+}
+
+/// What pcidom says of its first device; nothing if it does not report.
+fn report(scene: &mut Scene) -> String {
+    let asked = scene.ask(|daemon| daemon.ask(Verb::Status { pcidom: None }));
+    let Reply::Status { status } = scene.wait_for(asked) else { return String::new() };
+    let pcidom = status.pcidoms.into_iter().next();
+    let report = pcidom.and_then(|pcidom| pcidom.report);
+    report.and_then(|report| report.get("pool/0").cloned()).unwrap_or_default()
+}
+
+#[test]
+fn a_failed_scan_is_told_and_repeated_and_an_order_does_not_wait_for_it_for_ever() {
+    let mut scene = Scene::ready(1, 1);
+    let (pcidom, device) = (scene.pcidom_id, scene.device(0));
+    assert!(scene.xl.pci_detach(&mut scene.world, pcidom, device));
+    scene.pciback.borrow_mut().behave(|b| b.mute = true);
+    assert!(scene.xl.pci_attach(&mut scene.world, pcidom, device));
+    scene.world.run_for(Duration::from_secs(20));
+    let why = format!("{device} not scanned: config space access failed");
+    assert!(report(&mut scene).contains(&why));
+    let (guest, before) = (scene.guest("guest").borrow().domain_id(), scene.world.now());
+    let reply = scene.attach(guest, device);
+    let Reply::Failed { text } = reply else { panic!("{reply:?}") };
+    assert!(text.contains(&why), "{text}");
+    let waited = scene.world.now().since(before);
+    assert!((20..22).contains(&waited.as_secs()), "{waited:?}");
+    // Nobody wants it, and it is found all the same.
+    scene.pciback.borrow_mut().behave(|b| b.mute = false);
+    scene.world.run_for(Duration::from_secs(65));
+    assert!(report(&mut scene).contains("1b36:0010"));
+    scene.lend("next", 0);
+    scene.check();
 }
 
 #[test]

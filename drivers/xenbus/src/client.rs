@@ -216,13 +216,18 @@ mod tests {
         let mut nodes = BTreeMap::new();
         client.run(async |store| {
             store.write("dir/a", "1").await?;
-            store.write_all(&[("dir/b".into(), "2".into())]).await?;
-            assert_eq!(store.read("none").await, Err(StoreError::Gone));
+            store.write_all(None, &[("dir/b".into(), "2".into())]).await?;
+            // Beside what is not as expected nothing is written.
+            for (b, expected) in [("3", Err(StoreError::Gone)), ("2", Ok(()))] {
+                let mark = ("dir/b".into(), b.into());
+                let nodes = [("dir/a".into(), b.into())];
+                assert_eq!(store.write_all(Some(&mark), &nodes).await, expected);
+            }
             store.snapshot("dir", 10).await
         });
         serve(&mut client, &mut nodes);
         let snapshot = client.next_done().unwrap().unwrap();
-        assert_eq!(snapshot, [("a".into(), "1".into()), ("b".into(), "2".into())].into());
+        assert_eq!(snapshot, [("a".into(), "2".into()), ("b".into(), "2".into())].into());
     }
 
     #[test]

@@ -144,15 +144,25 @@ impl Store {
         Err(StoreError::Again)
     }
 
-    /// Writes all `(path, value)` pairs in one transaction.
-    pub async fn write_all(&self, nodes: &[(String, String)]) -> Result<(), StoreError> {
+    /// Writes all `(path, value)` pairs in one transaction, but nothing if `beside`, another
+    /// one, is not in XenStore as it says: then what was to be written to is
+    /// [`StoreError::Gone`].
+    pub async fn write_all(
+        &self,
+        beside: Option<&(String, String)>,
+        nodes: &[(String, String)],
+    ) -> Result<(), StoreError> {
         for _ in 0..MAX_TRIES {
             let inside = self.begin().await?;
             let mut result = Ok(());
+            if let Some((path, value)) = beside
+                && inside.read(path).await.as_ref() != Ok(value)
+            {
+                result = Err(StoreError::Gone);
+            }
             for (path, value) in nodes {
-                result = inside.write(path, value).await;
-                if result.is_err() {
-                    break;
+                if result.is_ok() {
+                    result = inside.write(path, value).await;
                 }
             }
             match (inside.end(result.is_ok()).await, result) {

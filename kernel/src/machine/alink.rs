@@ -15,6 +15,7 @@ use pcifront::link::{self, Link};
 use vecmap::{VecMap, VecSet};
 
 use super::Machine;
+use super::backoff::Backoff;
 use super::bus::{Customer, Started};
 use super::chain::{Chain, LinkDone, LinkId, LinkJob};
 use super::jobs::{self, FRONT_DIR};
@@ -24,6 +25,9 @@ use crate::platform::Platform;
 
 /// What is read of either end while the link works.
 const STATE_KEYS: &[&str] = &["state"];
+
+/// The node of our page: where it is, the directory is ours and not made anew.
+const PAGE_KEY: &str = "pci-op-ref";
 
 /// How long the end of a loan may keep a device from leaving the pool. The toolstack waits
 /// 10 s for us (libxl's `LIBXL_DESTROY_TIMEOUT`).
@@ -36,8 +40,17 @@ pub(super) struct PoolDevice {
     pub(super) at: Option<VirtualBdf>,
     /// What it is; known once it is scanned.
     pub(super) function: Option<Function>,
+    /// How the last scan failed, if it did.
+    pub(super) failed: Option<ScanError>,
+    /// When that is repeated.
+    rescan: Backoff,
+}
+
+impl PoolDevice {
     /// A scan has ended, well or not.
-    settled: bool,
+    const fn is_settled(&self) -> bool {
+        self.function.is_some() || self.failed.is_some()
+    }
 }
 
 /// The A-link and what it holds of the platform.
@@ -48,6 +61,8 @@ pub(super) struct Alink<P: Platform> {
     /// The backend's directory, once the toolstack has made one.
     back: Option<String>,
     searched: bool,
+    /// When to look again after something went wrong on our side, which nobody tells us of.
+    again: Backoff,
     /// Devices that dom0 takes away while they are lent, and until when that may wait.
     leaving: VecMap<Sbdf, Instant>,
     /// Those of them that dom0 has given us again meanwhile: they are taken in once their
@@ -72,6 +87,7 @@ impl<P: Platform> Alink<P> {
             chain,
             back: None,
             searched: false,
+            again: Backoff::default(),
             leaving: VecMap::new(),
             returning: VecMap::new(),
             open: None,
@@ -83,13 +99,12 @@ impl<P: Platform> Alink<P> {
     }
 }
 
-impl<P: Platform> Machine<P> {
-    /// The watch on the front directory has fired.
-    pub(super) fn find_back(&mut self) {
-        let known = self.alink.back.clone();
-        self.store.run(async move |store| jobs::find_back(store, known).await);
-    }
+/// Our state node, and what it is to say.
+fn front_state_node(state: XenbusState) -> (String, String) {
+    (format!("{FRONT_DIR}/state"), state.number().to_string())
+}
 
+impl<P: Platform> Machine<P> {
     /// The watch on our own state has fired.
     pub(super) fn read_front_state(&mut self) {
         let job = LinkJob::ReadKeys { dir: FRONT_DIR.into(), keys: STATE_KEYS };
@@ -125,6 +140,7 @@ impl<P: Platform> Machine<P> {
                 if dir == FRONT_DIR {
                     link::Event::Front(state)
                 } else if self.alink.back.as_ref() == Some(&dir) {
+                    self.warn_if_closed(state);
                     link::Event::Backend(state)
                 } else {
                     return;
@@ -149,7 +165,26 @@ impl<P: Platform> Machine<P> {
         self.alink_event(event, platform);
     }
 
+    /// Without the link pcidom is never ready: say why.
+    fn warn_if_closed(&self, state: XenbusState) {
+        if !self.ready && matches!(state, XenbusState::Closing | XenbusState::Closed) {
+            log::error!(
+                "dom0 has closed the link of the pool: see its kernel log \
+                 (a pool has room for 32 devices)"
+            );
+        }
+    }
+
     fn alink_event(&mut self, event: link::Event, platform: &mut P) {
+        match event {
+            link::Event::OpenFailed | link::Event::ReadFailed => {
+                self.alink.again.failed(platform.now());
+            }
+            link::Event::Opened | link::Event::Devices(_) => {
+                self.alink.again = Backoff::default();
+            }
+            _ => {}
+        }
         for action in self.alink.link.handle(event) {
             self.alink_action(action, platform);
         }
@@ -161,8 +196,7 @@ impl<P: Platform> Machine<P> {
             link::Action::SetState(state) => {
                 self.trace.keep(platform.now(), Trace::Link(None, state));
                 log::info!("link to dom0 goes to state {state}");
-                let job = LinkJob::SetState { dir: FRONT_DIR.into(), state };
-                self.alink.chain.push(job, &mut self.store);
+                self.set_alink_state(state);
             }
             link::Action::ReadDevices => {
                 if let Some(dir) = self.alink.back.clone() {
@@ -177,11 +211,37 @@ impl<P: Platform> Machine<P> {
         self.check_ready();
     }
 
+    /// Writes our state into our directory, and not into one made in its place: dom0's
+    /// backend would take "Connected" there for the answer to what it never said.
+    fn set_alink_state(&mut self, state: XenbusState) {
+        let open = self.alink.open.as_ref();
+        let page = open.map(|open| open.reference.to_string());
+        let beside = page.map(|page| (format!("{FRONT_DIR}/{PAGE_KEY}"), page));
+        let nodes = [front_state_node(state)].into();
+        self.alink.chain.push(LinkJob::WriteAll { beside, nodes }, &mut self.store);
+    }
+
     fn close_alink(&mut self, platform: &mut P) {
         if let Some(Open { reference, page, port }) = self.alink.open.take() {
             platform.close(port);
             platform.end_grant(reference, page);
         }
+        // The next page may be open before anybody looks at the bus again.
+        self.fail_accesses();
+        // And who is where on the next link is not known yet.
+        for known in self.pool.values_mut() {
+            known.at = None;
+        }
+    }
+
+    /// Without a link nobody's access ends well. Returns whether there were any.
+    fn fail_accesses(&mut self) -> bool {
+        let mut any = false;
+        for customer in self.bus.take_all() {
+            self.access_answers.push_back((customer, Err(AccessError::LinkDown)));
+            any = true;
+        }
+        any
     }
 
     /// Grants the page, makes the port, and publishes both.
@@ -204,14 +264,14 @@ impl<P: Platform> Machine<P> {
         pcifront::aer::announce_aer(&page);
         self.alink.open = Some(Open { reference, page, port });
         let details = [
-            ("pci-op-ref", reference.to_string()),
+            (PAGE_KEY, reference.to_string()),
             ("event-channel", port.to_string()),
             ("magic", pciif::MAGIC.to_string()),
         ];
         let details =
             details.map(|(key, value)| (format!("{FRONT_DIR}/{key}"), value)).to_vec();
-        let dir = FRONT_DIR.into();
-        let job = LinkJob::Open { dir, details, state: XenbusState::Initialised };
+        let state = front_state_node(XenbusState::Initialised);
+        let job = LinkJob::Open { details, state };
         self.alink.chain.push(job, &mut self.store);
     }
 
@@ -227,14 +287,7 @@ impl<P: Platform> Machine<P> {
     /// Moves the A-link's slot on; whether anything moved.
     pub(super) fn pump_bus(&mut self, platform: &mut P) -> bool {
         let now = platform.now();
-        let Some(open) = &self.alink.open else {
-            let mut moved = false;
-            for customer in self.bus.take_all() {
-                self.access_answers.push_back((customer, Err(AccessError::LinkDown)));
-                moved = true;
-            }
-            return moved;
-        };
+        let Some(open) = &self.alink.open else { return self.fail_accesses() };
         let mut moved = false;
         if let Some(ended) = self.bus.poll(&open.page, now) {
             self.access_answers.push_back(ended);
@@ -254,15 +307,31 @@ impl<P: Platform> Machine<P> {
     fn device_added(&mut self, export: &Export, platform: &mut P) {
         let device = export.device;
         if self.alink.leaving.contains_key(&device) {
+            if let Some(known) = self.pool.get_mut(&device) {
+                known.at = export.at;
+            }
             self.alink.returning.insert(device, *export);
             return;
         }
         log::info!("{device} is in the pool");
-        let known = PoolDevice { at: export.at, function: None, settled: false };
+        let rescan = Backoff::default();
+        let known = PoolDevice { at: export.at, function: None, failed: None, rescan };
         self.pool.insert(device, known);
         self.fit_windows(platform);
+        self.scan(device, platform);
+    }
+
+    fn scan(&mut self, device: Sbdf, platform: &mut P) {
         let steps = self.tasks.start(device, Work::Scan, platform.now());
         self.task_steps(steps, platform);
+    }
+
+    /// Somebody wants a device whose scan has failed: try it now.
+    pub(super) fn scan_at_once(&mut self, device: Sbdf, platform: &mut P) {
+        let known = self.pool.get_mut(&device);
+        if known.is_some_and(|known| known.rescan.cut_short()) {
+            self.scan(device, platform);
+        }
     }
 
     /// Dom0 takes a device away: at once if it is not lent, else when its loan is over.
@@ -300,11 +369,20 @@ impl<P: Platform> Machine<P> {
         }
     }
 
-    /// Devices whose loans did not end in time.
+    /// A device whose loan did not end in time, and what is to be tried again. Of each one
+    /// at a time: the next one is due as well.
     pub(super) fn tick_alink(&mut self, now: Instant, platform: &mut P) {
-        let due = self.alink.leaving.iter().filter(|(_, until)| **until <= now);
-        let due: Vec<Sbdf> = due.map(|(device, _)| *device).collect();
-        for device in due {
+        if self.alink.again.is_over(now) {
+            self.read_back_state();
+        }
+        let is_over =
+            |known: &PoolDevice| known.rescan.until().is_some_and(|at| at <= now);
+        if let Some((device, _)) = self.pool.iter().find(|(_, known)| is_over(known)) {
+            self.scan_at_once(*device, platform);
+        }
+        let mut leaving = self.alink.leaving.iter();
+        if let Some((device, _)) = leaving.find(|(_, until)| **until <= now) {
+            let device = *device;
             log::error!(
                 "{device} leaves the pool, and its loan has not ended; is the daemon there?"
             );
@@ -312,23 +390,36 @@ impl<P: Platform> Machine<P> {
         }
     }
 
-    /// When the next of them is due.
-    pub(super) fn alink_deadline(&self) -> Option<Instant> {
-        self.alink.leaving.values().min().copied()
+    /// When the next of each is due.
+    pub(super) fn alink_deadlines(&self) -> [Option<Instant>; 3] {
+        let scan = self.pool.values().filter_map(|known| known.rescan.until()).min();
+        let leaving = self.alink.leaving.values().min().copied();
+        [scan, leaving, self.alink.again.until()]
     }
 
     /// A scan has ended.
-    pub(super) fn scanned(&mut self, device: Sbdf, result: Result<Function, ScanError>) {
+    pub(super) fn scanned(
+        &mut self,
+        device: Sbdf,
+        result: Result<Function, ScanError>,
+        platform: &mut P,
+    ) {
         let Some(known) = self.pool.get_mut(&device) else { return };
-        known.settled = true;
         match result {
             Ok(function) => {
                 log::info!("{function}");
-                known.function = Some(function);
+                (known.function, known.failed) = (Some(function), None);
+                self.became_ready(device);
+                self.go_on(device, platform);
             }
-            Err(error) => log::error!("{device} cannot be used: {error}"),
+            Err(error) => {
+                known.failed = Some(error);
+                let wait = known.rescan.failed(platform.now()).as_secs();
+                log::error!(
+                    "{device} cannot be used: {error}; scanned again in {wait} s"
+                );
+            }
         }
-        self.became_ready(device);
         self.check_ready();
     }
 
@@ -355,6 +446,6 @@ impl<P: Platform> Machine<P> {
     pub(super) fn pool_is_settled(&self) -> bool {
         let connected = self.alink.link.state() == link::State::Connected
             || self.alink.back.is_none();
-        self.alink.searched && connected && self.pool.values().all(|known| known.settled)
+        self.alink.searched && connected && self.pool.values().all(PoolDevice::is_settled)
     }
 }

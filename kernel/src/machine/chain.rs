@@ -28,10 +28,10 @@ pub(super) enum LinkId {
 pub(super) enum LinkJob {
     /// Write our state.
     SetState { dir: String, state: XenbusState },
-    /// Write nodes in one transaction.
-    WriteAll(Vec<(String, String)>),
-    /// Publish our details in one transaction, and then our state.
-    Open { dir: String, details: Vec<(String, String)>, state: XenbusState },
+    /// Write nodes in one transaction, if another one is there as it says.
+    WriteAll { beside: Option<(String, String)>, nodes: Vec<(String, String)> },
+    /// Publish our details in one transaction, and then, where they are, our state.
+    Open { details: Vec<(String, String)>, state: (String, String) },
     /// Read some keys of a directory; what is not there is left out.
     ReadKeys { dir: String, keys: &'static [&'static str] },
     /// Read a whole directory in one transaction.
@@ -57,10 +57,12 @@ impl LinkJob {
             Self::SetState { dir, state } => {
                 LinkDone::Wrote(set_state(&store, &dir, state).await)
             }
-            Self::WriteAll(nodes) => LinkDone::Wrote(store.write_all(&nodes).await),
-            Self::Open { dir, details, state } => {
-                LinkDone::Opened(match store.write_all(&details).await {
-                    Ok(()) => set_state(&store, &dir, state).await,
+            Self::WriteAll { beside, nodes } => {
+                LinkDone::Wrote(store.write_all(beside.as_ref(), &nodes).await)
+            }
+            Self::Open { details, state } => {
+                LinkDone::Opened(match store.write_all(None, &details).await {
+                    Ok(()) => store.write_all(details.first(), &[state]).await,
                     error => error,
                 })
             }

@@ -209,12 +209,18 @@ impl<P: Platform> Machine<P> {
                 let nodes = nodes
                     .into_iter()
                     .map(|(key, value)| (format!("{}/{key}", back()), value));
-                self.guest_job(id, LinkJob::WriteAll(nodes.collect()));
+                self.guest_job(
+                    id,
+                    LinkJob::WriteAll { beside: None, nodes: nodes.collect() },
+                );
             }
             link::Action::Error(text) => {
                 log::error!("domain {id}: {text}");
                 let node = format!("error/backend/pci/{id}/0/error");
-                self.guest_job(id, LinkJob::WriteAll([(node, text)].into()));
+                self.guest_job(
+                    id,
+                    LinkJob::WriteAll { beside: None, nodes: [(node, text)].into() },
+                );
             }
             link::Action::Connect { reference, port } => {
                 let result = self.connect(id, reference, port, platform);

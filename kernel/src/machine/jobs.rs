@@ -118,16 +118,14 @@ pub(super) async fn shutdown(store: Store) -> Done {
     Done::Shutdown(request)
 }
 
-/// Finds the A-link's backend and watches its state.
-pub(super) async fn find_back(store: Store, known: Option<String>) -> Done {
+/// Finds the A-link's backend and watches its state. A watch outlives its node, and one
+/// that is there already is refused, so none is ever taken away: an unwatch would race with
+/// the search that finds the directory made anew. Should the backend ever move, its old
+/// place wakes us for nothing.
+pub(super) async fn find_back(store: Store) -> Done {
     let found = store.find(&format!("{FRONT_DIR}/backend")).await.ok().flatten();
-    if known != found {
-        if let Some(old) = known {
-            drop(store.unwatch(&format!("{old}/state"), token::BACK).await);
-        }
-        if let Some(back) = &found {
-            drop(store.watch(&format!("{back}/state"), token::BACK).await);
-        }
+    if let Some(back) = &found {
+        drop(store.watch(&format!("{back}/state"), token::BACK).await);
     }
     Done::BackFound(found)
 }

@@ -9,12 +9,16 @@
 //!
 //!   order removed, at any time: forgotten, 3
 //! ```
+//! An order to prepare a device that is not scanned waits for its scan; see
+//! [`SCAN_PATIENCE`].
+//!
 //! 1, 2: [`Machine::reset_ended`]. 3: [`Machine::new_orders`].
 
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use pciback::LeaseError;
 use pciback::vbus::Placing;
@@ -31,9 +35,14 @@ use vecmap::VecMap;
 use super::Machine;
 use super::jobs;
 use super::leases::{LeaseClient, LeaseStep, NoLease};
+use super::report::device_text;
 use super::tasks::Work;
 use super::trace::Trace;
 use crate::platform::Platform;
+
+/// How long an order waits until its device is scanned. The daemon waits 30 s for it to be
+/// ready; a reset by dom0's power states, the slowest, needs a small part of that.
+const SCAN_PATIENCE: Duration = Duration::from_secs(20);
 
 /// One loan.
 #[derive(Debug)]
@@ -42,6 +51,8 @@ pub(super) struct Loan {
     pub(super) lease: LeaseClient,
     /// The device has been reset after the loan's end, or could not be.
     over: bool,
+    /// It waits until the device is scanned, and no longer than this.
+    scan_until: Option<Instant>,
 }
 
 impl Loan {
@@ -74,8 +85,9 @@ impl<P: Platform> Machine<P> {
                 continue;
             }
             let lease = LeaseClient::new(order.generation);
-            let fresh = Loan { order: *order, lease, over: false };
-            self.loans.entry(*id).or_insert(fresh).order = *order;
+            let fresh = Loan { order: *order, lease, over: false, scan_until: None };
+            let loan = self.loans.entry(*id).or_insert(fresh);
+            (loan.order, loan.scan_until) = (*order, None);
             self.obey(*id, *order, platform);
         }
     }
@@ -110,14 +122,39 @@ impl<P: Platform> Machine<P> {
     fn reset(&mut self, id: LoanId, order: LoanOrder, platform: &mut P) {
         let known = self.pool.get(&order.device);
         let Some(function) = known.and_then(|known| known.function.clone()) else {
-            let text = format!("{} is not in the pool of this pcidom", order.device);
-            self.report(id, order.generation, Err(text), platform);
-            return;
+            if order.phase == Phase::Prepare
+                && let Some(loan) = self.loans.get_mut(&id)
+            {
+                loan.scan_until = Some(platform.now().after(SCAN_PATIENCE));
+                return self.scan_at_once(order.device, platform);
+            }
+            return self.fail_unscanned(id, order, platform);
         };
         let (generation, function) = (order.generation, Box::new(function));
         let work = Work::Reset { loan: id, generation, function };
         let steps = self.tasks.start(order.device, work, platform.now());
         self.task_steps(steps, platform);
+    }
+
+    fn fail_unscanned(&mut self, id: LoanId, order: LoanOrder, platform: &mut P) {
+        let device = order.device;
+        let text = match self.pool.get(&device) {
+            Some(known) => device_text(device, known, false),
+            None => format!("{device} is not in the pool of this pcidom"),
+        };
+        self.report(id, order.generation, Err(text), platform);
+    }
+
+    /// A device is scanned: the loan that waited for that goes on. A device has one.
+    pub(super) fn go_on(&mut self, device: Sbdf, platform: &mut P) {
+        let mut loans = self.loans.iter_mut();
+        let waits =
+            |loan: &Loan| loan.order.device == device && loan.scan_until.is_some();
+        if let Some((id, loan)) = loans.find(|(_, loan)| waits(loan)) {
+            loan.scan_until = None;
+            let (id, order) = (*id, loan.order);
+            self.reset(id, order, platform);
+        }
     }
 
     /// A reset for a loan has ended.
@@ -268,19 +305,25 @@ impl<P: Platform> Machine<P> {
         self.lease_steps(id, guest, steps);
     }
 
-    /// Lease requests whose time is over.
-    pub(super) fn tick_leases(&mut self, now: Instant) {
+    /// Lease requests, and orders that wait for a scan, whose time is over.
+    pub(super) fn tick_loans(&mut self, now: Instant, platform: &mut P) {
         let ids: Vec<LoanId> = self.loans.keys().copied().collect();
         for id in ids {
             let Some(loan) = self.loans.get_mut(&id) else { continue };
             let guest = loan.guest();
             let step = loan.lease.tick(now);
+            let (order, late) = (loan.order, loan.scan_until.take_if(|at| *at <= now));
             self.lease_steps(id, guest, step);
+            if late.is_some() {
+                self.fail_unscanned(id, order, platform);
+            }
         }
     }
 
-    /// The next deadline of any lease request.
-    pub(super) fn leases_deadline(&self) -> Option<Instant> {
-        self.loans.values().filter_map(|loan| loan.lease.deadline()).min()
+    /// When the next of them is.
+    pub(super) fn loans_deadline(&self) -> Option<Instant> {
+        // A loan whose device is not scanned asks for no leases.
+        let deadline = |loan: &Loan| loan.scan_until.or(loan.lease.deadline());
+        self.loans.values().filter_map(deadline).min()
     }
 }

@@ -9,12 +9,14 @@
 //! | `loans`, `leases` | what the daemon orders, and pirqs asked of it |
 //! | `guests`, `storm` | the backend of each guest |
 //! | `chain`, `jobs` | XenStore work |
+//! | `backoff` | when to try again |
 //! | `stop` | the end of the domain: loans first |
 //! | `report` | answers to `pcidomctl status` |
 //! | `monitor` | answers to people at a console |
 //! | `trace` | the last events |
 
 mod alink;
+mod backoff;
 mod bus;
 mod chain;
 mod guests;
@@ -156,7 +158,7 @@ impl<P: Platform> Machine<P> {
         let now = platform.now();
         let steps = self.tasks.tick(now);
         self.task_steps(steps, platform);
-        self.tick_leases(now);
+        self.tick_loans(now, platform);
         self.tick_alink(now, platform);
         self.tick_guests(now, platform);
         self.stop_if_possible(now);
@@ -165,11 +167,14 @@ impl<P: Platform> Machine<P> {
 
     /// When [`Machine::tick`] has something to do; `None` means that only an event helps.
     pub fn next_deadline(&self) -> Option<Instant> {
+        let [scan, leaving, again] = self.alink_deadlines();
         let deadlines = [
+            scan,
+            leaving,
+            again,
             self.bus.deadline(),
             self.tasks.deadline(),
-            self.leases_deadline(),
-            self.alink_deadline(),
+            self.loans_deadline(),
             self.guests_deadline(),
             self.stop_deadline(),
         ];
@@ -229,7 +234,7 @@ impl<P: Platform> Machine<P> {
             |prefix| fired.strip_prefix(prefix).and_then(|id: &str| id.parse().ok());
         match fired {
             token::SHUTDOWN => self.store.run(jobs::shutdown),
-            token::FRONT => self.find_back(),
+            token::FRONT => self.store.run(jobs::find_back),
             token::FRONT_STATE => self.read_front_state(),
             token::BACK => self.read_back_state(),
             token::POOL => self.store.run(jobs::pool),
@@ -322,7 +327,7 @@ impl<P: Platform> Machine<P> {
                     self.access(Customer::Task(device), device, access, now);
                 }
                 TaskStep::Ended(Ended::Scanned(device, result)) => {
-                    self.scanned(device, result.map(|function| *function));
+                    self.scanned(device, result.map(|function| *function), platform);
                 }
                 TaskStep::Ended(Ended::Reset(loan, generation, result)) => {
                     self.reset_ended(loan, generation, result, platform);

@@ -39,7 +39,10 @@ pub(super) fn device_text(device: Sbdf, known: &PoolDevice, window: bool) -> Str
     match &known.function {
         Some(function) if window => format!("{function}, config space read directly"),
         Some(function) => function.to_string(),
-        None => format!("{device} not scanned"),
+        None => match known.failed {
+            Some(error) => format!("{device} not scanned: {error}"),
+            None => format!("{device} not scanned yet"),
+        },
     }
 }
 

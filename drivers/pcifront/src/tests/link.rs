@@ -385,6 +385,30 @@ fn a_remade_directory_is_noticed_even_if_its_absence_was_not() {
 }
 
 #[test]
+fn directories_gone_and_back_are_taken_up_whatever_was_seen_of_it() {
+    let between: [fn(&mut World); 4] =
+        [|w| w.backend(0), |w| w.front(0), |w| w.backend(1), |w| w.backend(2)];
+    // Our own state is what the toolstack wrote, unless we have opened the link since.
+    let front =
+        |w: &mut World| w.front(if w.log.contains(&"open".into()) { 3 } else { 1 });
+    let last: [fn(&mut World); 2] = [front, |w| w.backend(3)];
+    for seen in 0..32 {
+        let mut world = World::connected(&[export(1, Some(0), 3), export(3, Some(1), 3)]);
+        world.directory = vec![export(3, Some(0), 3), export(1, Some(1), 3)];
+        for (n, step) in between.iter().enumerate() {
+            if seen & (1 << n) != 0 {
+                step(&mut world);
+            }
+        }
+        // Of each end the last word is always seen.
+        last[seen >> 4](&mut world);
+        last[1 - (seen >> 4)](&mut world);
+        world.backend(4);
+        assert_eq!(world.did(), "-1 -3 close open read +3 +1 =4", "{seen:#b}");
+    }
+}
+
+#[test]
 fn losing_the_link_while_it_opens_starts_over() {
     let mut world = World::new(&[export(1, Some(0), 3)]);
     world.slow_open = true;
