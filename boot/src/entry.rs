@@ -65,12 +65,12 @@ global_asm!(
     "call pcidom_entry",
     "ud2",
     ".popsection",
-    // Xen fills this page before the first instruction runs.
-    ".pushsection .text.hypercall_page, \"ax\", @progbits",
+    // Xen fills this page before the first instruction runs, so the file need not hold it.
+    ".pushsection .hypercall_page, \"awx\", @nobits",
     ".balign 4096",
     ".globl hypercall_page",
     ".type hypercall_page, @object",
-    "hypercall_page: .skip 4096, 0xcc",
+    "hypercall_page: .skip 4096",
     ".popsection",
     stack = sym BOOT_STACK,
     top = const STACK_BYTES,
