@@ -21,6 +21,9 @@ fn main() {
         // Comes after the compiler's own -pie and wins.
         "-no-pie",
         "-Wl,--gc-sections",
+        // Functions with the same code become one. Rust promises no function an address of its
+        // own, so nothing may tell them apart. Only lld, which the toolchain links with, can.
+        "-Wl,--icf=all",
         "-Wl,--build-id=none",
         "-Wl,-z,max-page-size=0x1000",
         "-Wl,-z,noexecstack",
