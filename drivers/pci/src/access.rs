@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use pcidom_script::Asker;
+use pcidom_script::{Asker, Mapped, Waiting};
 
 use crate::address::Sbdf;
 
@@ -129,6 +129,9 @@ pub enum Question {
 /// The answer to a [`Question`].
 pub type Answer = Result<u32, AccessError>;
 
+/// An access that was asked for; awaiting it gives the result.
+pub type Asked<'a, T> = Mapped<'a, Question, Answer, Result<T, AccessError>>;
+
 /// The config space of one function, for use inside a script.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -148,35 +151,39 @@ impl Config {
     }
 
     /// Reads the byte at `offset`.
-    pub async fn read8(&self, offset: u16) -> Result<u8, AccessError> {
-        let [byte, ..] = self.read(offset, Width::Byte).await?.to_le_bytes();
-        Ok(byte)
+    pub fn read8(&self, offset: u16) -> Asked<'_, u8> {
+        self.read(offset, Width::Byte).map(|answer| {
+            let [byte, ..] = answer?.to_le_bytes();
+            Ok(byte)
+        })
     }
 
     /// Reads the word at `offset`.
-    pub async fn read16(&self, offset: u16) -> Result<u16, AccessError> {
-        let [low, high, ..] = self.read(offset, Width::Word).await?.to_le_bytes();
-        Ok(u16::from_le_bytes([low, high]))
+    pub fn read16(&self, offset: u16) -> Asked<'_, u16> {
+        self.read(offset, Width::Word).map(|answer| {
+            let [low, high, ..] = answer?.to_le_bytes();
+            Ok(u16::from_le_bytes([low, high]))
+        })
     }
 
     /// Reads the double word at `offset`.
-    pub async fn read32(&self, offset: u16) -> Result<u32, AccessError> {
-        self.read(offset, Width::Dword).await
+    pub fn read32(&self, offset: u16) -> Waiting<'_, Question, Answer> {
+        self.read(offset, Width::Dword)
     }
 
     /// Writes the byte at `offset`.
-    pub async fn write8(&self, offset: u16, value: u8) -> Result<(), AccessError> {
-        self.write(offset, Width::Byte, value.into()).await
+    pub fn write8(&self, offset: u16, value: u8) -> Asked<'_, ()> {
+        self.write(offset, Width::Byte, value.into())
     }
 
     /// Writes the word at `offset`.
-    pub async fn write16(&self, offset: u16, value: u16) -> Result<(), AccessError> {
-        self.write(offset, Width::Word, value.into()).await
+    pub fn write16(&self, offset: u16, value: u16) -> Asked<'_, ()> {
+        self.write(offset, Width::Word, value.into())
     }
 
     /// Writes the double word at `offset`.
-    pub async fn write32(&self, offset: u16, value: u32) -> Result<(), AccessError> {
-        self.write(offset, Width::Dword, value).await
+    pub fn write32(&self, offset: u16, value: u32) -> Asked<'_, ()> {
+        self.write(offset, Width::Dword, value)
     }
 
     /// Goes on after `duration`.
@@ -185,19 +192,21 @@ impl Config {
         let _ = self.asker.ask(Question::Wait(duration)).await;
     }
 
-    async fn read(&self, offset: u16, width: Width) -> Answer {
-        let register = Register::new(offset, width).ok_or(AccessError::NoRegister)?;
-        self.asker.ask(Question::Access(self.target, Access::Read(register))).await
+    fn read(&self, offset: u16, width: Width) -> Waiting<'_, Question, Answer> {
+        self.access(Register::new(offset, width).map(Access::Read))
     }
 
-    async fn write(
-        &self,
-        offset: u16,
-        width: Width,
-        value: u32,
-    ) -> Result<(), AccessError> {
-        let register = Register::new(offset, width).ok_or(AccessError::NoRegister)?;
-        let access = Access::Write(register, value);
-        self.asker.ask(Question::Access(self.target, access)).await.map(|_| ())
+    fn write(&self, offset: u16, width: Width, value: u32) -> Asked<'_, ()> {
+        let register = Register::new(offset, width);
+        let access = register.map(|register| Access::Write(register, value));
+        self.access(access).map(|answer| answer.map(|_| ()))
+    }
+
+    /// `None` is an access to no register.
+    fn access(&self, access: Option<Access>) -> Waiting<'_, Question, Answer> {
+        match access {
+            Some(access) => self.asker.ask(Question::Access(self.target, access)),
+            None => self.asker.answered(Err(AccessError::NoRegister)),
+        }
     }
 }

@@ -28,7 +28,7 @@ use alloc::boxed::Box;
 use alloc::rc::Rc;
 use core::cell::Cell;
 use core::fmt;
-use core::future::{Future, poll_fn};
+use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll, Waker};
 
@@ -56,14 +56,61 @@ impl<Q, A> fmt::Debug for Asker<Q, A> {
 }
 
 impl<Q, A> Asker<Q, A> {
-    /// Hands `question` to the driver of this script and waits for its answer.
-    pub async fn ask(&self, question: Q) -> A {
+    /// Hands `question` to the driver of this script; the result waits for its answer.
+    pub fn ask(&self, question: Q) -> Waiting<'_, Q, A> {
         self.0.question.set(Some(question));
-        poll_fn(|_| match self.0.answer.take() {
-            Some(answer) => Poll::Ready(answer),
-            None => Poll::Pending,
-        })
-        .await
+        Waiting(&self.0)
+    }
+
+    /// What [`Asker::ask`] gives, for a question that need not be asked: this is the answer.
+    pub fn answered(&self, answer: A) -> Waiting<'_, Q, A> {
+        self.0.answer.set(Some(answer));
+        Waiting(&self.0)
+    }
+}
+
+/// Waits for the answer to the last question.
+///
+/// A type of its own, and no `async fn`, so that the many places that ask need no state
+/// machine for it.
+#[must_use = "the answer comes only to who awaits it"]
+pub struct Waiting<'a, Q, A>(&'a Slot<Q, A>);
+
+impl<'a, Q, A> Waiting<'a, Q, A> {
+    /// Waits for what `read` makes of the answer.
+    pub const fn map<T>(self, read: fn(A) -> T) -> Mapped<'a, Q, A, T> {
+        Mapped { waiting: self, read }
+    }
+}
+
+impl<Q, A> Future for Waiting<'_, Q, A> {
+    type Output = A;
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<A> {
+        self.0.answer.take().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+impl<Q, A> fmt::Debug for Waiting<'_, Q, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Waiting")
+    }
+}
+
+/// Waits for what is made of the answer to the last question.
+#[derive(Debug)]
+#[must_use = "the answer comes only to who awaits it"]
+pub struct Mapped<'a, Q, A, T> {
+    waiting: Waiting<'a, Q, A>,
+    read: fn(A) -> T,
+}
+
+impl<Q, A, T> Future for Mapped<'_, Q, A, T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let read = self.read;
+        Pin::new(&mut self.waiting).poll(context).map(read)
     }
 }
 
@@ -156,5 +203,18 @@ mod tests {
         };
         assert_eq!(asked, [0, 1, 2]);
         assert_eq!(result, 30);
+    }
+
+    #[test]
+    fn a_question_that_need_not_be_asked_reaches_no_driver_and_answers_can_be_mapped() {
+        async fn double(asker: Asker<&'static str, u32>) -> String {
+            let known = asker.answered(20).map(|answer| 2 * answer).await;
+            let asked = asker.ask("more").map(|answer| answer.to_string()).await;
+            format!("{known} {asked}")
+        }
+        let Progress::Asks("more", script) = Script::start(double) else {
+            panic!("the first question is the only one");
+        };
+        assert!(matches!(script.resume(7), Progress::Done(text) if text == "40 7"));
     }
 }

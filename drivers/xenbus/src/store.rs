@@ -4,7 +4,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
-use pcidom_script::Asker;
+use pcidom_script::{Asker, Mapped, Waiting};
 use vecmap::VecMap;
 
 use crate::wire::{self, Kind};
@@ -66,6 +66,9 @@ pub struct Store {
     transaction: u32,
 }
 
+/// A request that was made; awaiting it gives the result.
+pub type Asked<'a, T> = Mapped<'a, Request, Reply, Result<T, StoreError>>;
+
 /// The children of a directory and their values, as they were at one moment.
 pub type Snapshot = VecMap<String, String>;
 
@@ -76,53 +79,48 @@ impl Store {
     }
 
     /// Reads a node as text. What isn't UTF-8 is replaced: no node we read may hold it.
-    pub async fn read(&self, path: &str) -> Result<String, StoreError> {
-        let value = self.ask(Kind::Read, &[path.as_bytes(), b"\0"]).await?;
-        Ok(String::from_utf8_lossy(&value).into_owned())
+    pub fn read(&self, path: &str) -> Asked<'_, String> {
+        self.ask(Kind::Read, &[path.as_bytes(), b"\0"]).map(text)
     }
 
     /// Reads a node that need not be there.
-    pub async fn find(&self, path: &str) -> Result<Option<String>, StoreError> {
-        match self.read(path).await {
+    pub fn find(&self, path: &str) -> Asked<'_, Option<String>> {
+        self.ask(Kind::Read, &[path.as_bytes(), b"\0"]).map(|reply| match text(reply) {
             Ok(value) => Ok(Some(value)),
             Err(StoreError::Gone) => Ok(None),
             Err(error) => Err(error),
-        }
+        })
     }
 
     /// Writes a node, made if it is not there.
-    pub async fn write(&self, path: &str, value: &str) -> Result<(), StoreError> {
-        self.ask(Kind::Write, &[path.as_bytes(), b"\0", value.as_bytes()]).await.map(drop)
+    pub fn write(&self, path: &str, value: &str) -> Asked<'_, ()> {
+        self.ask(Kind::Write, &[path.as_bytes(), b"\0", value.as_bytes()]).map(done)
     }
 
     /// Removes a node and all below it. One that is not there is no error.
-    pub async fn remove(&self, path: &str) -> Result<(), StoreError> {
-        match self.ask(Kind::Remove, &[path.as_bytes(), b"\0"]).await {
-            Ok(_) | Err(StoreError::Gone) => Ok(()),
-            Err(error) => Err(error),
-        }
+    pub fn remove(&self, path: &str) -> Asked<'_, ()> {
+        self.ask(Kind::Remove, &[path.as_bytes(), b"\0"]).map(gone)
     }
 
     /// The names below a node.
-    pub async fn directory(&self, path: &str) -> Result<Vec<String>, StoreError> {
-        let names = self.ask(Kind::Directory, &[path.as_bytes(), b"\0"]).await?;
-        let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
-        Ok(names.map(|name| String::from_utf8_lossy(name).into_owned()).collect())
+    pub fn directory(&self, path: &str) -> Asked<'_, Vec<String>> {
+        self.ask(Kind::Directory, &[path.as_bytes(), b"\0"]).map(|reply| {
+            let names = reply?;
+            let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+            Ok(names.map(|name| String::from_utf8_lossy(name).into_owned()).collect())
+        })
     }
 
     /// Asks to be told of every change at and below `path` as an event with `token`.
-    pub async fn watch(&self, path: &str, token: &str) -> Result<(), StoreError> {
+    pub fn watch(&self, path: &str, token: &str) -> Asked<'_, ()> {
         let parts = [path.as_bytes(), b"\0", token.as_bytes(), b"\0"];
-        self.ask(Kind::Watch, &parts).await.map(drop)
+        self.ask(Kind::Watch, &parts).map(done)
     }
 
     /// Ends a watch. One that is not there is no error.
-    pub async fn unwatch(&self, path: &str, token: &str) -> Result<(), StoreError> {
+    pub fn unwatch(&self, path: &str, token: &str) -> Asked<'_, ()> {
         let parts = [path.as_bytes(), b"\0", token.as_bytes(), b"\0"];
-        match self.ask(Kind::Unwatch, &parts).await {
-            Ok(_) | Err(StoreError::Gone) => Ok(()),
-            Err(error) => Err(error),
-        }
+        self.ask(Kind::Unwatch, &parts).map(gone)
     }
 
     /// Reads all values directly below `path` in one transaction. No more than `limit`
@@ -195,18 +193,36 @@ impl Store {
         Ok(Self { asker: self.asker.clone(), transaction })
     }
 
-    async fn end(&self, commit: bool) -> Result<(), StoreError> {
+    fn end(&self, commit: bool) -> Asked<'_, ()> {
         let verdict: &[u8] = if commit { b"T\0" } else { b"F\0" };
-        self.ask(Kind::TransactionEnd, &[verdict]).await.map(drop)
+        self.ask(Kind::TransactionEnd, &[verdict]).map(done)
     }
 
-    async fn ask(&self, kind: Kind, parts: &[&[u8]]) -> Reply {
+    fn ask(&self, kind: Kind, parts: &[&[u8]]) -> Waiting<'_, Request, Reply> {
         let payload = parts.concat();
         if payload.len() > wire::MAX_PAYLOAD {
-            return Err(StoreError::TooLong);
+            return self.asker.answered(Err(StoreError::TooLong));
         }
-        self.asker.ask(Request { kind, transaction: self.transaction, payload }).await
+        self.asker.ask(Request { kind, transaction: self.transaction, payload })
     }
+}
+
+/// A reply whose payload says nothing.
+fn done(reply: Reply) -> Result<(), StoreError> {
+    reply.map(drop)
+}
+
+/// The reply to a request that something be gone.
+fn gone(reply: Reply) -> Result<(), StoreError> {
+    match reply {
+        Ok(_) | Err(StoreError::Gone) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The reply's payload as text.
+fn text(reply: Reply) -> Result<String, StoreError> {
+    Ok(String::from_utf8_lossy(&reply?).into_owned())
 }
 
 impl fmt::Display for Request {
