@@ -31,7 +31,9 @@ use core::fmt;
 
 use pcidom_pci::Sbdf;
 
-pub use lease::{LeaseAnswer, LeaseAsk, LeaseRefusal, LeaseRequest, MAX_VECTORS};
+pub use lease::{
+    LeaseAnswer, LeaseAsk, LeaseRefusal, LeaseRequest, MAX_VECTORS, repeated,
+};
 pub use order::{LoanOrder, LoanReport, Outcome, Phase};
 pub use text::{MAX_TEXT, ParseError};
 

@@ -10,7 +10,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use pcidom_loan::{LeaseAsk, LeaseRefusal, MAX_VECTORS};
+use pcidom_loan::{LeaseAsk, LeaseRefusal, MAX_VECTORS, repeated};
 use pcidom_pci::AccessError;
 use pcidom_pci::function::Function;
 use pcidom_pci::regs::{msi, msix};
@@ -100,15 +100,11 @@ impl Leases {
     /// From the daemon's answer to a request for `asked` vectors. Linux takes 0 for "no
     /// vector", and the same pirq twice would be a bug of the daemon.
     pub(crate) fn granted(asked: usize, pirqs: Vec<Pirq>) -> Result<Self, Trouble> {
-        let mut sorted = pirqs.clone();
-        sorted.sort_unstable();
-        sorted.dedup();
-        let usable = sorted.first().is_some_and(|lowest| lowest.0 != 0);
-        if usable && sorted.len() == asked && pirqs.len() == asked {
-            Ok(Self(pirqs))
-        } else {
-            Err(Trouble::BadGrant)
+        if pirqs.len() != asked || pirqs.contains(&Pirq(0)) || repeated(&pirqs).is_some()
+        {
+            return Err(Trouble::BadGrant);
         }
+        Ok(Self(pirqs))
     }
 
     /// The pirqs, numbers of the guest.
@@ -229,15 +225,29 @@ pub(crate) fn check(
                 let count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
                 return Err(Trouble::Count(count));
             }
-            let mut sorted = entries.clone();
-            sorted.sort_unstable();
-            let beyond = sorted.last().copied().filter(|last| *last >= msix.table_size);
-            let twice = sorted.iter().zip(sorted.iter().skip(1)).find(|(a, b)| a == b);
-            match beyond.or(twice.map(|(entry, _)| *entry)) {
-                Some(entry) => Err(Trouble::Entry(entry)),
+            let beyond = entries.iter().find(|entry| **entry >= msix.table_size);
+            match beyond.or_else(|| repeated(entries)) {
+                Some(entry) => Err(Trouble::Entry(*entry)),
                 None => Ok(entries.len()),
             }
         }
         _ => Err(Trouble::NoCapability),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Leases, Pirq, Trouble};
+
+    #[test]
+    fn a_grant_has_as_many_pirqs_as_were_asked_for_none_of_them_0_and_none_twice() {
+        let granted = |asked, pirqs: &[u16]| {
+            Leases::granted(asked, pirqs.iter().copied().map(Pirq).collect())
+        };
+        let good = granted(3, &[9, 4, 7]).map(|leases| leases.pirqs().to_vec());
+        assert_eq!(good, Ok(vec![Pirq(9), Pirq(4), Pirq(7)]));
+        for bad in [&[9, 4][..], &[9, 4, 7, 8], &[9, 0, 7], &[9, 4, 9], &[]] {
+            assert_eq!(granted(3, bad), Err(Trouble::BadGrant), "{bad:?}");
+        }
     }
 }
