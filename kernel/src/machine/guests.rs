@@ -47,7 +47,7 @@ impl<P: Platform> Machine<P> {
                 storm: Storm::default(),
                 trouble: None,
             });
-            self.store.run(async move |store| jobs::watch_guest(store, guest).await);
+            self.store.run(move |store| jobs::watch_guest(store, guest));
         }
         self.guest_event(guest, link::Event::Lent(placing), platform);
     }
@@ -71,7 +71,7 @@ impl<P: Platform> Machine<P> {
         let Some(mut gone) = self.guests.remove(&guest) else { return };
         self.bus.forget(Customer::Guest(guest));
         close(&mut gone, platform);
-        self.store.run(async move |store| jobs::unwatch_guest(store, guest).await);
+        self.store.run(move |store| jobs::unwatch_guest(store, guest));
         log::info!("domain {guest}: link ended");
     }
 
@@ -137,6 +137,18 @@ impl<P: Platform> Machine<P> {
         let Some(known) = self.guests.get_mut(&guest) else { return };
         let mut actions = Vec::new();
         call(&mut known.server, known.page.as_ref(), now, &mut actions);
+        self.served(guest, actions, now, platform);
+    }
+
+    /// What follows a call of the guest's server, apart from the generic part.
+    fn served(
+        &mut self,
+        guest: DomId,
+        actions: Vec<Action>,
+        now: Instant,
+        platform: &mut P,
+    ) {
+        let Some(known) = self.guests.get_mut(&guest) else { return };
         for finished in known.server.finished() {
             self.trace.keep(now, Trace::Op(guest, Op::new(&finished, now)));
         }

@@ -65,28 +65,30 @@ pub(super) enum Done {
     Link(LinkId, LinkDone),
 }
 
+/// The standing watches, and their tokens.
+const WATCHES: [(&str, &str); 8] = [
+    ("control/shutdown", token::SHUTDOWN),
+    ("device/pci/0/backend", token::FRONT),
+    ("device/pci/0/state", token::FRONT_STATE),
+    ("pcidom/pool", token::POOL),
+    ("pcidom/ecam", token::ECAM),
+    ("pcidom/loans", token::ORDERS),
+    ("pcidom/answers", token::ANSWERS),
+    ("pcidom/query", token::QUERY),
+];
+
 /// Sets the standing watches and learns who we are.
 pub(super) async fn start(store: Store) -> Done {
-    Done::Started(
-        async {
-            let domid = store.read("domid").await?;
-            let watches = [
-                ("control/shutdown", token::SHUTDOWN),
-                ("device/pci/0/backend", token::FRONT),
-                ("device/pci/0/state", token::FRONT_STATE),
-                ("pcidom/pool", token::POOL),
-                ("pcidom/ecam", token::ECAM),
-                ("pcidom/loans", token::ORDERS),
-                ("pcidom/answers", token::ANSWERS),
-                ("pcidom/query", token::QUERY),
-            ];
-            for (path, token) in watches {
-                store.watch(path, token).await?;
-            }
-            domid.parse().map_err(|_| StoreError::BadAnswer)
+    let domid = match store.read("domid").await {
+        Ok(domid) => domid,
+        Err(error) => return Done::Started(Err(error)),
+    };
+    for (path, token) in &WATCHES {
+        if let Err(error) = store.watch(path, token).await {
+            return Done::Started(Err(error));
         }
-        .await,
-    )
+    }
+    Done::Started(domid.parse().map_err(|_| StoreError::BadAnswer))
 }
 
 /// Writes one node.
@@ -182,43 +184,36 @@ pub(super) async fn query(store: Store) -> Done {
     Done::Query(store.read(&format!("{CONTROL_DIR}/query")).await.ok())
 }
 
+/// What is watched in a guest's two directories, and the tokens.
+fn guest_watches(guest: DomId) -> [(String, String); 3] {
+    let (front, back) = (guest_front(guest), guest_back(guest));
+    let front_token = format!("{}{guest}", token::GUEST_FRONT);
+    let back_token = format!("{}{guest}", token::GUEST_BACK);
+    [
+        (format!("{back}/state"), back_token.clone()),
+        (format!("{back}/num_devs"), back_token),
+        (format!("{front}/state"), front_token),
+    ]
+}
+
 /// Watches a guest's two directories.
 pub(super) async fn watch_guest(store: Store, guest: DomId) -> Done {
-    let front = token::GUEST_FRONT;
-    let back = token::GUEST_BACK;
-    let result = async {
-        store
-            .watch(&format!("{}/state", guest_back(guest)), &format!("{back}{guest}"))
-            .await?;
-        store
-            .watch(&format!("{}/num_devs", guest_back(guest)), &format!("{back}{guest}"))
-            .await?;
-        store
-            .watch(&format!("{}/state", guest_front(guest)), &format!("{front}{guest}"))
-            .await
-    };
-    Done::Written(guest_front(guest), result.await)
+    for (path, token) in guest_watches(guest) {
+        if let Err(error) = store.watch(&path, &token).await {
+            return Done::Written(guest_front(guest), Err(error));
+        }
+    }
+    Done::Nothing
 }
 
 /// Ends the watches on a guest's directories.
 pub(super) async fn unwatch_guest(store: Store, guest: DomId) -> Done {
-    let front = token::GUEST_FRONT;
-    let back = token::GUEST_BACK;
-    let result = async {
-        store
-            .unwatch(&format!("{}/state", guest_back(guest)), &format!("{back}{guest}"))
-            .await?;
-        store
-            .unwatch(
-                &format!("{}/num_devs", guest_back(guest)),
-                &format!("{back}{guest}"),
-            )
-            .await?;
-        store
-            .unwatch(&format!("{}/state", guest_front(guest)), &format!("{front}{guest}"))
-            .await
-    };
-    Done::Written(guest_front(guest), result.await)
+    for (path, token) in guest_watches(guest) {
+        if let Err(error) = store.unwatch(&path, &token).await {
+            return Done::Written(guest_front(guest), Err(error));
+        }
+    }
+    Done::Nothing
 }
 
 /// The directory of a guest's frontend. The daemon makes it there and nowhere else, so it
