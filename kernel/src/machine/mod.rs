@@ -347,6 +347,6 @@ impl<P: Platform> Machine<P> {
         self.ready = true;
         log::info!("ready, {} device(s) in the pool", self.pool.len());
         let path = format!("{REPORT_DIR}/state");
-        self.store.run(async move |store| jobs::write(store, path, READY.into()).await);
+        self.store.run(move |store| jobs::write(store, path, READY.into()));
     }
 }

@@ -97,6 +97,6 @@ impl<P: Platform> Machine<P> {
             (format!("{REPORT_DIR}/report/{key}"), text)
         });
         let nodes = nodes.collect();
-        self.store.run(async move |store| jobs::replace(store, nodes).await);
+        self.store.run(move |store| jobs::replace(store, nodes));
     }
 }

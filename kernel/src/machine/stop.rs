@@ -58,8 +58,7 @@ impl<P: Platform> Machine<P> {
         self.stop_if_possible(now);
         if self.halt.is_none() {
             let path = format!("{REPORT_DIR}/state");
-            self.store
-                .run(async move |store| jobs::write(store, path, STOPPING.into()).await);
+            self.store.run(move |store| jobs::write(store, path, STOPPING.into()));
         }
     }
 
