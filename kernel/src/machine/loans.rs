@@ -202,7 +202,7 @@ impl<P: Platform> Machine<P> {
         let report = LoanReport { generation, outcome };
         let path = format!("{REPORT_DIR}/loans/{id}");
         let value = report.to_string();
-        self.store.run(async move |store| jobs::write(store, path, value).await);
+        self.store.run(move |store| jobs::write(store, path, value));
     }
 
     fn forget_loan(&mut self, id: LoanId, platform: &mut P) {
@@ -221,7 +221,7 @@ impl<P: Platform> Machine<P> {
             self.drop_guest(guest, platform);
         }
         let paths = ["loans", "requests"].map(|node| format!("{REPORT_DIR}/{node}/{id}"));
-        self.store.run(async move |store| jobs::remove(store, paths.into()).await);
+        self.store.run(move |store| jobs::remove(store, paths.into()));
     }
 
     /// Whether a loan stands between `device` and its leaving the pool.
@@ -271,8 +271,7 @@ impl<P: Platform> Machine<P> {
                 LeaseStep::Send(request) => {
                     let path = format!("{REPORT_DIR}/requests/{id}");
                     let value = request.to_string();
-                    self.store
-                        .run(async move |store| jobs::write(store, path, value).await);
+                    self.store.run(move |store| jobs::write(store, path, value));
                 }
                 LeaseStep::Tell(result) => {
                     let answer = result
@@ -292,7 +291,7 @@ impl<P: Platform> Machine<P> {
         for (id, loan) in &self.loans {
             if loan.lease.is_open() {
                 let id = *id;
-                self.store.run(async move |store| jobs::answer(store, id).await);
+                self.store.run(move |store| jobs::answer(store, id));
             }
         }
     }
