@@ -140,7 +140,10 @@ pub enum ResetError {
         value: u8,
     },
     /// The function did not come back.
-    #[error("not ready {waited:?} after the reset: {register} reads {value:#010x}")]
+    #[error(
+        "not ready {} s after the reset: {register} reads {value:#010x}",
+        waited.as_secs()
+    )]
     NotReady {
         /// The register that was looked at.
         register: Named,

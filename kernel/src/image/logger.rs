@@ -176,7 +176,7 @@ pub(crate) fn set_level(part: Option<&str>, level: LevelFilter) -> bool {
 impl Levels {
     fn of(&self, target: &str) -> LevelFilter {
         let names = |part: &str| {
-            part == source(target) || target.split("::").any(|name| name == part)
+            part == source(target) || target.split(':').any(|name| name == part)
         };
         let own = self.parts.iter().rev().find(|(part, _)| names(part));
         own.map_or(self.all, |(_, level)| *level)
@@ -303,7 +303,7 @@ impl Log for Logger {
 /// What people call the part that speaks: `pcifront::link` is "pcifront", everything of the
 /// kernel is "pcidom".
 fn source(target: &str) -> &str {
-    let part = target.split("::").next().unwrap_or(target);
+    let part = target.split(':').next().unwrap_or(target);
     match part.strip_prefix("pcidom_") {
         Some("kernel") => "pcidom",
         Some(part) => part,

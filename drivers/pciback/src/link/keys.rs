@@ -19,7 +19,7 @@ pub struct FrontKeys {
     pub pci_op_ref: Option<GrantRef>,
     /// `event-channel`: a port the guest made for us.
     pub event_channel: Option<Port>,
-    /// `magic`
+    /// `magic`, if it is a word that can be shown.
     pub magic: Option<String>,
 }
 
@@ -31,8 +31,11 @@ impl FrontKeys {
             state: XenbusState::parse(get("state")),
             pci_op_ref: number("pci-op-ref").map(GrantRef),
             event_channel: number("event-channel").map(Port),
-            // Nothing longer is kept of what a guest wrote.
-            magic: get("magic").filter(|text| text.len() < 16).map(Into::into),
+            // It gets into the log: nothing longer, and nothing that isn't a word.
+            magic: get("magic")
+                .filter(|text| text.len() < 16)
+                .filter(|text| text.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+                .map(Into::into),
         }
     }
 

@@ -240,7 +240,8 @@ impl Link {
 
     fn connect(&mut self, keys: FrontKeys) -> Vec<Action> {
         if keys.magic.as_deref() != Some(MAGIC) {
-            let text = format!("magic is {:?} and not {MAGIC}", keys.magic);
+            let found = keys.magic.as_deref().unwrap_or_default();
+            let text = format!("magic is \"{found}\" and not {MAGIC}");
             return self.refuse(keys, text);
         }
         let Some((reference, port)) = keys.pci_op_ref.zip(keys.event_channel) else {

@@ -387,6 +387,27 @@ fn keys_that_make_no_sense_close_the_link_and_better_ones_open_it() {
 }
 
 #[test]
+fn what_a_guest_wrote_gets_into_the_log_only_if_it_is_a_short_word() {
+    for (magic, said) in [
+        ("8", "magic is \"8\" and not 7"),
+        ("7\x1b[2J\nXen: all is well", "magic is \"\" and not 7"),
+        ("7\n", "magic is \"\" and not 7"),
+        ("sevensevensevenseven", "magic is \"\" and not 7"),
+    ] {
+        let mut bed = Bed::made();
+        bed.lend(NVME);
+        let keys = [("pci-op-ref", "8"), ("event-channel", "17"), ("state", "3")];
+        set(&mut bed.front, &keys);
+        bed.guest(&[("magic", magic)]);
+        assert!(
+            bed.log.contains(&Action::Error(said.into())),
+            "{magic:?}: {:?}",
+            bed.log
+        );
+    }
+}
+
+#[test]
 fn a_page_that_cannot_be_mapped_closes_the_link_and_is_recoverable() {
     let mut bed = Bed::made();
     bed.lend(NVME);
