@@ -23,6 +23,7 @@
 //! The caller has unmapped all pirqs of the function, or Xen finds memory decode off when
 //! it masks them and leaves Function Mask set behind, which makes the next assignment fail.
 
+use alloc::boxed::Box;
 use core::fmt;
 use core::time::Duration;
 
@@ -164,12 +165,15 @@ pub enum ResetError {
     },
 }
 
+/// A [`ResetError`] as the many steps hand it on: by its address instead of by a copy.
+pub type Failure = Box<ResetError>;
+
 /// Turns MSI, MSI-X and bus mastering off, memory decode on, and checks that it is so.
 ///
 /// # Errors
 ///
 /// The first access that fails, or [`ResetError::StillOn`].
-pub async fn quiesce(config: &Config, function: &Function) -> Result<(), ResetError> {
+pub async fn quiesce(config: &Config, function: &Function) -> Result<(), Failure> {
     let at = Registers { config };
     if let Some(msi) = &function.msi {
         at.clear16(msi_control(msi.control()), msi::ENABLE).await?;
@@ -201,7 +205,7 @@ pub async fn quiesce(config: &Config, function: &Function) -> Result<(), ResetEr
 pub async fn function_reset(
     config: &Config,
     function: &Function,
-) -> Result<Method, ResetError> {
+) -> Result<Method, Failure> {
     quiesce(config, function).await?;
     let at = Registers { config };
     let Some(pcie @ Pcie { flr: true, .. }) = &function.pcie else {
@@ -219,7 +223,7 @@ pub async fn function_reset(
     if marked && at.read8(CACHE_LINE).await? == MARK {
         // Leave no mark behind; that it had no effect is the error to report.
         let _ = at.write8(CACHE_LINE, cache_line).await;
-        return Err(ResetError::NoEffect { register: CACHE_LINE, value: MARK });
+        return Err(Box::new(ResetError::NoEffect { register: CACHE_LINE, value: MARK }));
     }
 
     restore(&at, function).await?;
@@ -233,7 +237,7 @@ pub async fn function_reset(
 }
 
 /// Starts FLR; gives the value Device Control had.
-async fn level_reset(at: &Registers<'_>, pcie: &Pcie) -> Result<u16, ResetError> {
+async fn level_reset(at: &Registers<'_>, pcie: &Pcie) -> Result<u16, Failure> {
     let device_status = Named {
         name: "Device Status",
         offset: pcie.offset.saturating_add(pcie::DEVICE_STATUS),
@@ -254,29 +258,29 @@ async fn level_reset(at: &Registers<'_>, pcie: &Pcie) -> Result<u16, ResetError>
 }
 
 /// Polls with growing pauses until the hardware answers.
-async fn wait_until_ready(at: &Registers<'_>) -> Result<(), ResetError> {
+async fn wait_until_ready(at: &Registers<'_>) -> Result<(), Failure> {
     let mut paused = Duration::ZERO;
     let mut pause = FIRST_BACKOFF;
     loop {
-        let value = match at.read32(CLASS).await {
+        let value = match at.config.read32(CLASS.offset).await {
+            Ok(value) => value,
             // dom0 may report what the bus reports of a function in reset. Only a link
             // that is gone or hangs makes more tries useless.
-            Err(ResetError::Read {
-                error:
-                    AccessError::NoDevice
-                    | AccessError::NoRegister
-                    | AccessError::Refused
-                    | AccessError::Failed(_),
-                ..
-            }) => u32::MAX,
-            value => value?,
+            Err(error @ (AccessError::TimedOut | AccessError::LinkDown)) => {
+                return Err(Box::new(ResetError::Read { register: CLASS, error }));
+            }
+            Err(_) => u32::MAX,
         };
         if value != u32::MAX {
             return Ok(());
         }
         if paused >= READY_BOUND {
             let waited = FLR_WAIT.saturating_add(paused);
-            return Err(ResetError::NotReady { register: CLASS, value, waited });
+            return Err(Box::new(ResetError::NotReady {
+                register: CLASS,
+                value,
+                waited,
+            }));
         }
         at.config.wait(pause).await;
         paused = paused.saturating_add(pause);
@@ -285,27 +289,24 @@ async fn wait_until_ready(at: &Registers<'_>) -> Result<(), ResetError> {
 }
 
 /// What came back is what was scanned.
-async fn check_identity(
-    at: &Registers<'_>,
-    function: &Function,
-) -> Result<(), ResetError> {
+async fn check_identity(at: &Registers<'_>, function: &Function) -> Result<(), Failure> {
     let is = at.read32(CLASS).await?;
     let was = function.revision_and_class();
     if is != was {
-        return Err(ResetError::Changed { register: CLASS, was, is });
+        return Err(Box::new(ResetError::Changed { register: CLASS, was, is }));
     }
     if let Some(subsystem) = function.subsystem {
         let is = at.read32(SUBSYSTEM).await?;
         let was = u32::from(subsystem.device) << 16 | u32::from(subsystem.vendor);
         if is != was {
-            return Err(ResetError::Changed { register: SUBSYSTEM, was, is });
+            return Err(Box::new(ResetError::Changed { register: SUBSYSTEM, was, is }));
         }
     }
     Ok(())
 }
 
 /// Writes the recorded BARs back, and turns decoding off and on.
-async fn restore(at: &Registers<'_>, function: &Function) -> Result<(), ResetError> {
+async fn restore(at: &Registers<'_>, function: &Function) -> Result<(), Failure> {
     for bar in &function.bar_registers {
         let register = Named { name: "Base Address Register", offset: bar.offset };
         at.write32(register, bar.value).await?;
@@ -324,7 +325,7 @@ async fn verify_quiet(
     at: &Registers<'_>,
     function: &Function,
     msix_bits: u16,
-) -> Result<(), ResetError> {
+) -> Result<(), Failure> {
     if let Some(msi) = &function.msi {
         at.expect_clear(msi_control(msi.control()), msi::ENABLE, "MSI Enable").await?;
     }
@@ -354,41 +355,41 @@ struct Registers<'a> {
 }
 
 impl Registers<'_> {
-    async fn read8(&self, register: Named) -> Result<u8, ResetError> {
+    async fn read8(&self, register: Named) -> Result<u8, Failure> {
         let result = self.config.read8(register.offset).await;
-        result.map_err(|error| ResetError::Read { register, error })
+        result.map_err(|error| Box::new(ResetError::Read { register, error }))
     }
 
-    async fn read16(&self, register: Named) -> Result<u16, ResetError> {
+    async fn read16(&self, register: Named) -> Result<u16, Failure> {
         let result = self.config.read16(register.offset).await;
-        result.map_err(|error| ResetError::Read { register, error })
+        result.map_err(|error| Box::new(ResetError::Read { register, error }))
     }
 
-    async fn read32(&self, register: Named) -> Result<u32, ResetError> {
+    async fn read32(&self, register: Named) -> Result<u32, Failure> {
         let result = self.config.read32(register.offset).await;
-        result.map_err(|error| ResetError::Read { register, error })
+        result.map_err(|error| Box::new(ResetError::Read { register, error }))
     }
 
-    async fn write8(&self, register: Named, value: u8) -> Result<(), ResetError> {
+    async fn write8(&self, register: Named, value: u8) -> Result<(), Failure> {
         let result = self.config.write8(register.offset, value).await;
         let value = value.into();
-        result.map_err(|error| ResetError::Write { register, value, error })
+        result.map_err(|error| Box::new(ResetError::Write { register, value, error }))
     }
 
-    async fn write16(&self, register: Named, value: u16) -> Result<(), ResetError> {
+    async fn write16(&self, register: Named, value: u16) -> Result<(), Failure> {
         let result = self.config.write16(register.offset, value).await;
         let value = value.into();
-        result.map_err(|error| ResetError::Write { register, value, error })
+        result.map_err(|error| Box::new(ResetError::Write { register, value, error }))
     }
 
-    async fn write32(&self, register: Named, value: u32) -> Result<(), ResetError> {
+    async fn write32(&self, register: Named, value: u32) -> Result<(), Failure> {
         let result = self.config.write32(register.offset, value).await;
-        result.map_err(|error| ResetError::Write { register, value, error })
+        result.map_err(|error| Box::new(ResetError::Write { register, value, error }))
     }
 
     /// Clears `bits` with at most one write, which leaves all others as they read: dom0
     /// refuses a control word whose read-only bits differ.
-    async fn clear16(&self, register: Named, bits: u16) -> Result<(), ResetError> {
+    async fn clear16(&self, register: Named, bits: u16) -> Result<(), Failure> {
         let value = self.read16(register).await?;
         if value & bits == 0 {
             Ok(())
@@ -402,12 +403,12 @@ impl Registers<'_> {
         register: Named,
         mask: u16,
         bits: &'static str,
-    ) -> Result<(), ResetError> {
+    ) -> Result<(), Failure> {
         let value = self.read16(register).await?;
         if value & mask == 0 {
             Ok(())
         } else {
-            Err(ResetError::StillOn { register, value, bits })
+            Err(Box::new(ResetError::StillOn { register, value, bits }))
         }
     }
 }

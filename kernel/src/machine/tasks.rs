@@ -118,6 +118,7 @@ impl Tasks {
                 }
                 Work::Reset { loan, generation, function } => {
                     let result = reset::function_reset(&config, &function).await;
+                    let result = result.map_err(|error| *error);
                     Ended::Reset(loan, generation, result)
                 }
                 Work::Read { from, count } => {

@@ -18,7 +18,9 @@ fn reset(
     function: &Function,
 ) -> (Result<Method, ResetError>, Duration) {
     let function = function.clone();
-    run(backend, |config| async move { function_reset(&config, &function).await })
+    run(backend, |config| async move {
+        function_reset(&config, &function).await.map_err(|error| *error)
+    })
 }
 
 /// A guest uses it: bus master and MSI-X are on, INTx is off.
