@@ -56,7 +56,7 @@ impl FromStr for LoanOrder {
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let mut fields = Fields::new(text)?;
         let generation = Generation(fields.value("gen")?);
-        let phase = match fields.value::<String>("phase")?.as_str() {
+        let phase = match fields.text("phase")? {
             "prepare" => Phase::Prepare,
             "lent" => Phase::Lent,
             "ending" => Phase::Ending,
@@ -64,12 +64,13 @@ impl FromStr for LoanOrder {
         };
         let guest = fields.value("guest")?;
         let device = fields.value("dev")?;
+        let names_slot = || text.split(' ').any(|word| word.starts_with("vslot"));
         let slot = match fields.value("vslot") {
             Ok(slot) => {
                 fields.end()?;
                 Some(slot).filter(|slot| *slot < 32).ok_or(ParseError::Field("vslot"))?
             }
-            Err(_) if text.contains("vslot") => return Err(ParseError::Field("vslot")),
+            Err(_) if names_slot() => return Err(ParseError::Field("vslot")),
             Err(_) => return Ok(Self { generation, phase, guest, device, slot: None }),
         };
         Ok(Self { generation, phase, guest, device, slot: Some(slot) })

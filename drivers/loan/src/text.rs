@@ -33,13 +33,18 @@ impl<'a> Fields<'a> {
         self.0.next().filter(|word| !word.is_empty()).ok_or(ParseError::Field(name))
     }
 
+    /// The text of the next word, which must be `name=text`.
+    pub(crate) fn text(&mut self, name: &'static str) -> Result<&'a str, ParseError> {
+        let text = self.word(name)?.strip_prefix(name).and_then(|w| w.strip_prefix('='));
+        text.ok_or(ParseError::Field(name))
+    }
+
     /// The value of the next word, which must be `name=value`.
     pub(crate) fn value<T: FromStr>(
         &mut self,
         name: &'static str,
     ) -> Result<T, ParseError> {
-        let value = self.word(name)?.strip_prefix(name).and_then(|w| w.strip_prefix('='));
-        value.and_then(|value| value.parse().ok()).ok_or(ParseError::Field(name))
+        self.text(name)?.parse().map_err(|_| ParseError::Field(name))
     }
 
     /// Nothing may follow.
