@@ -3,6 +3,7 @@
 
 extern crate alloc;
 
+pub mod linger;
 pub mod machine;
 pub mod platform;
 

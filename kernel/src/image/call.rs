@@ -6,7 +6,7 @@ use xen_sys::hypercall::{hypercall2, hypercall3};
 use xen_sys::{
     __HYPERVISOR_console_io, __HYPERVISOR_event_channel_op, __HYPERVISOR_grant_table_op,
     __HYPERVISOR_physdev_op, __HYPERVISOR_sched_op, __HYPERVISOR_xen_version,
-    CONSOLEIO_write,
+    CONSOLEIO_write, SCHEDOP_yield,
 };
 
 /// A structure that a sub-operation of a hypercall takes.
@@ -65,6 +65,12 @@ pub(crate) fn call<A: Argument>(argument: &mut A) -> Result<(), XenError> {
     // SAFETY: the trait promises that the operation takes this argument.
     let result = unsafe { A::hypercall(A::COMMAND, address) };
     errno(result).map_err(|errno| XenError { call: A::NAME, errno })
+}
+
+/// `SCHEDOP_yield`: whoever else wants this CPU runs first.
+pub(crate) fn give_way() {
+    // SAFETY: the operation has no argument and accesses no memory.
+    let _ = unsafe { hypercall2::<__HYPERVISOR_sched_op>(SCHEDOP_yield, 0) };
 }
 
 /// `HYPERVISOR_grant_table_op` on one structure.

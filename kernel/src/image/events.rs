@@ -15,7 +15,7 @@ use xen_sys::{
     physdev_irq_status_query, sched_poll,
 };
 
-use super::call::call;
+use super::call::{call, give_way};
 use super::shared;
 
 #[derive(Clone, Copy, Debug)]
@@ -140,6 +140,22 @@ impl Events {
             }
         }
         None
+    }
+
+    fn is_any_pending(&self) -> bool {
+        let mut listened = self.known.iter().flatten().filter(|known| !known.masked);
+        listened.any(|known| shared::is_pending(known.port.0))
+    }
+
+    /// Looks for an event until `end`, awake but giving way to others; whether one came.
+    pub(crate) fn linger(&self, end: Instant) -> bool {
+        while !self.is_any_pending() {
+            if shared::now() >= end {
+                return false;
+            }
+            give_way();
+        }
+        true
     }
 
     /// Waits until a port fires that is not masked, or until `deadline`. May return early.

@@ -1,11 +1,13 @@
 //! [`Platform`] with hypercalls.
 
 use alloc::vec::Vec;
+use core::mem;
 use core::time::Duration;
 
 use log::LevelFilter;
 use pcidom_boot::info::StartInfo;
 use pcidom_boot::memory::AddressSpace;
+use pcidom_kernel::linger::{LINGER, Linger};
 use pcidom_kernel::{Console, Event, Platform, XenError};
 use pcidom_script::Instant;
 use pcidom_xenbus::{DomId, GrantRef, Mfn, Port};
@@ -22,7 +24,7 @@ use super::{logger, shared};
 const COM2_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How often COM2 is looked at while somebody types there and it has no interrupt. Its FIFO
-/// takes what a person types meanwhile.
+/// takes what a person types meanwhile. Each look is a trap into Xen.
 const COM2_LOOK: Duration = Duration::from_millis(50);
 /// How long after the last key somebody still types there.
 const COM2_SESSION: Duration = Duration::from_secs(30);
@@ -36,6 +38,9 @@ pub(crate) struct XenPlatform {
     store: Option<Store>,
     console: Option<Port>,
     com2: Com2Input,
+    linger: Linger,
+    /// A port of a link has fired since the last wait.
+    served: bool,
 }
 
 /// How input of COM2 is noticed.
@@ -45,9 +50,9 @@ enum Com2Input {
     None,
     /// By its interrupt (`irqs=[3]`), which may have to be acknowledged.
     Interrupt { port: Port, needs_eoi: bool },
-    /// By looking: at every wake-up, and often while somebody types. Nothing wakes an idle
-    /// pcidom for the first key then.
-    Polled { looked: bool, until: Instant },
+    /// By looking: at wake-ups, and often while somebody types. Nothing wakes an idle pcidom
+    /// for the first key then.
+    Polled { looked: Instant, until: Instant },
 }
 
 impl XenPlatform {
@@ -65,7 +70,16 @@ impl XenPlatform {
         }
         let config = ConfigWindows::new(space);
         let com2 = listen_to_com2(&mut events);
-        Ok(Self { events, grants, config, store, console, com2 })
+        Ok(Self {
+            events,
+            grants,
+            config,
+            store,
+            console,
+            com2,
+            linger: Linger::new(),
+            served: false,
+        })
     }
 
     /// The next event that is there; `None` if nothing has happened.
@@ -86,14 +100,14 @@ impl XenPlatform {
         if self.store.as_ref().is_some_and(|store| store.port() == port) {
             return Some(Event::Store);
         }
+        self.served = true;
         Some(Event::Port(port))
     }
 
     /// How long to sleep at most because somebody types on COM2.
-    fn com2_pause(&mut self) -> Option<Duration> {
-        let Com2Input::Polled { looked, until } = &mut self.com2 else { return None };
-        *looked = false;
-        (shared::now() < *until).then_some(COM2_LOOK)
+    fn com2_pause(&self) -> Option<Duration> {
+        let Com2Input::Polled { until, .. } = self.com2 else { return None };
+        (shared::now() < until).then_some(COM2_LOOK)
     }
 
     /// What COM2 has without an event of its own.
@@ -101,8 +115,10 @@ impl XenPlatform {
         if logger::com2_has_room() {
             return Some(Event::Console(Console::Com2));
         }
-        if let Com2Input::Polled { looked: looked @ false, until } = &mut self.com2 {
-            *looked = true;
+        if let Com2Input::Polled { looked, until } = &mut self.com2
+            && shared::now().since(*looked) >= COM2_LOOK
+        {
+            *looked = shared::now();
             if logger::with_com2(Com2::has_input) == Some(true) {
                 *until = shared::now().after(COM2_SESSION);
                 return Some(Event::Console(Console::Com2));
@@ -116,6 +132,14 @@ impl XenPlatform {
         let pause = if logger::pump() { Some(COM2_INTERVAL) } else { self.com2_pause() };
         let soon = pause.map(|pause| self.now().after(pause));
         let deadline = deadline.into_iter().chain(soon).min();
+        if mem::take(&mut self.served) && self.linger.is_worth_it() {
+            let awake = self.now().after(LINGER);
+            let came = self.events.linger(deadline.map_or(awake, |end| end.min(awake)));
+            self.linger.came(came);
+            if came {
+                return;
+            }
+        }
         self.events.wait(deadline);
     }
 }
@@ -131,7 +155,7 @@ fn listen_to_com2(events: &mut Events) -> Com2Input {
         }
         Err(error) => {
             log::info!("COM2 has no interrupt (irqs=[3]): {error}");
-            Com2Input::Polled { looked: false, until: Instant::default() }
+            Com2Input::Polled { looked: Instant::default(), until: Instant::default() }
         }
     }
 }

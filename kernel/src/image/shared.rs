@@ -58,6 +58,14 @@ pub(crate) fn take_pending(port: u32) -> bool {
     word.fetch_and(!bit, Ordering::SeqCst) & bit != 0
 }
 
+/// Whether an event of `port` is pending. Does not take it.
+pub(crate) fn is_pending(port: u32) -> bool {
+    let Some((word, bit)) = pending_word(port) else { return false };
+    // SAFETY: as in `take_pending`.
+    let word = unsafe { AtomicU64::from_ptr(word) };
+    word.load(Ordering::SeqCst) & bit != 0
+}
+
 /// Time now: Xen system time, so nanoseconds since the host's start. Zero before the page is
 /// mapped.
 pub(crate) fn now() -> Instant {
