@@ -9,4 +9,4 @@ pub mod platform;
 
 pub use machine::trace;
 pub use machine::{Event, Halt, Machine};
-pub use platform::{ConfigPage, Console, Platform, XenError};
+pub use platform::{ConfigPage, Console, HeapUse, Platform, XenError};

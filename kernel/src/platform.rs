@@ -36,6 +36,17 @@ pub enum Console {
     Com2,
 }
 
+/// How full the heap is, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeapUse {
+    /// In use now.
+    pub used: usize,
+    /// The most that was in use at one time.
+    pub peak: usize,
+    /// All there is.
+    pub size: usize,
+}
+
 /// The domain: grants, event channels, XenStore ring, time.
 pub trait Platform {
     /// A page of ours that another domain may map.
@@ -94,6 +105,9 @@ pub trait Platform {
 
     /// Takes one whole XenStore message off the ring, if one is there.
     fn store_receive(&mut self) -> Option<Vec<u8>>;
+
+    /// How full the heap is.
+    fn heap(&self) -> HeapUse;
 
     /// Takes what was typed on a console, as far as `into` has room; how many bytes.
     fn typed(&mut self, console: Console, into: &mut [u8]) -> usize;

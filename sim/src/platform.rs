@@ -6,7 +6,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use log::LevelFilter;
-use pcidom_kernel::{ConfigPage, Console, Platform, XenError};
+use pcidom_kernel::{ConfigPage, Console, HeapUse, Platform, XenError};
 use pcidom_pci::{Register, Sbdf};
 use pcidom_script::Instant;
 use pcidom_xenbus::{DomId, GrantRef, Mfn, Port, SharedPage};
@@ -223,6 +223,11 @@ impl Platform for SimPlatform {
 
     fn store_receive(&mut self) -> Option<Vec<u8>> {
         self.ring.receive()
+    }
+
+    fn heap(&self) -> HeapUse {
+        // The simulation's memory is the host's.
+        HeapUse::default()
     }
 
     fn typed(&mut self, _: Console, into: &mut [u8]) -> usize {

@@ -6,7 +6,7 @@
 # per_domain HEADING LINE: from $KEYS, how many lines match LINE below each domain's HEADING.
 per_domain() {
     awk -v heading="$1" -v line="$2" '
-        $0 ~ heading { match($0, /[Dd]omain [0-9]+/); d = substr($0, RSTART + 7, RLENGTH - 7); n[d] += 0; next }
+        $0 ~ heading { match($0, /(domain |remote d)[0-9]+/); d = substr($0, RSTART, RLENGTH); gsub(/[^0-9]/, "", d); n[d] += 0; next }
         d != "" && $0 ~ line { n[d]++ }
         END { for (d in n) print d, n[d] }
     ' "$KEYS" | sort -n

@@ -6,6 +6,7 @@ use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use linked_list_allocator::Heap;
+use pcidom_kernel::HeapUse;
 use spin::Mutex;
 
 /// One device lent to one guest took 29 KB at most, XenStore messages included; 64 of each
@@ -40,17 +41,10 @@ pub(crate) fn start() {
 /// The most bytes that were in use at one time.
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
-/// How full the heap is, in bytes.
-pub(crate) struct Usage {
-    pub(crate) used: usize,
-    pub(crate) peak: usize,
-    pub(crate) size: usize,
-}
-
 /// How full the heap is now.
-pub(crate) fn usage() -> Usage {
+pub(crate) fn usage() -> HeapUse {
     let heap = HEAP.0.lock();
-    Usage { used: heap.used(), peak: PEAK.load(Ordering::Relaxed), size: heap.size() }
+    HeapUse { used: heap.used(), peak: PEAK.load(Ordering::Relaxed), size: heap.size() }
 }
 
 // SAFETY: the lock serialises the calls, and `Heap` hands out what `GlobalAlloc` asks for. A

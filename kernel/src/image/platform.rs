@@ -8,7 +8,7 @@ use log::LevelFilter;
 use pcidom_boot::info::StartInfo;
 use pcidom_boot::memory::AddressSpace;
 use pcidom_kernel::linger::{LINGER, Linger};
-use pcidom_kernel::{Console, Event, Platform, XenError};
+use pcidom_kernel::{Console, Event, HeapUse, Platform, XenError};
 use pcidom_script::Instant;
 use pcidom_xenbus::{DomId, GrantRef, Mfn, Port};
 
@@ -17,7 +17,7 @@ use super::console::{COM2_IRQ, Com2};
 use super::events::Events;
 use super::grants::{GrantedPage, Grants, MappedPage};
 use super::store::Store;
-use super::{logger, shared};
+use super::{heap, logger, shared};
 
 /// How long to sleep at most while COM2 has text to send: it has no event. 16 bytes take
 /// 1.4 ms at 115200 baud.
@@ -224,6 +224,10 @@ impl Platform for XenPlatform {
 
     fn store_receive(&mut self) -> Option<Vec<u8>> {
         self.store.as_mut()?.receive()
+    }
+
+    fn heap(&self) -> HeapUse {
+        heap::usage()
     }
 
     fn typed(&mut self, console: Console, into: &mut [u8]) -> usize {

@@ -281,7 +281,7 @@ impl<P: Platform> Machine<P> {
                 self.stop_if_possible(platform.now());
             }
             Done::Answer(loan, answer) => self.lease_answered(loan, &answer),
-            Done::Query(number) => self.write_report(number),
+            Done::Query(number) => self.write_report(number, platform.heap()),
             Done::Link(LinkId::Dom0, done) => self.alink_job_done(done, platform),
             Done::Link(LinkId::Guest(guest), done) => {
                 self.guest_job_done(guest, done, platform);

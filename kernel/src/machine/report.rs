@@ -16,7 +16,7 @@ use super::Machine;
 use super::alink::PoolDevice;
 use super::guests::Guest;
 use super::jobs;
-use crate::platform::Platform;
+use crate::platform::{HeapUse, Platform};
 
 /// Denied writes by register: name or offset, how often, and the last value.
 fn denied(dropped: &Dropped) -> String {
@@ -75,7 +75,7 @@ pub(super) fn function_text(status: &FunctionStatus) -> String {
 
 impl<P: Platform> Machine<P> {
     /// The daemon asks for a report with this number.
-    pub(super) fn write_report(&mut self, number: Option<String>) {
+    pub(super) fn write_report(&mut self, number: Option<String>, heap: HeapUse) {
         let Some(number) = number.filter(|n| n.len() <= 20) else { return };
         let mut nodes: Vec<(String, String)> = Vec::new();
         for (n, (device, known)) in self.pool.iter().enumerate() {
@@ -91,6 +91,8 @@ impl<P: Platform> Machine<P> {
         if let Some(text) = self.stop_report() {
             nodes.push(("shutdown".into(), text));
         }
+        let HeapUse { used, peak, size } = heap;
+        nodes.push(("heap".into(), format!("{used} bytes of {size}, {peak} at most")));
         nodes.push(("number".into(), number));
         let nodes = nodes.into_iter().map(|(key, text)| {
             let text = text.chars().take(MAX_TEXT).collect();
