@@ -54,7 +54,7 @@ ask com2 loans 'with domain .*Lent' '^1 loan'
 ask com2 leases 'MSI-X.*pirqs [0-9]' '^1 loan'
 ask pv "dump $disk0" '^000: 36 1b 10 00 ' '^0x004 command .*bus master' 'capability 0x11 MSI-X'
 ask com2 "dump $disk0" '^000: 36 1b 10 00 ' '^0x004 command .*bus master' 'capability 0x11 MSI-X'
-ask pv ring 'enable MSI-X .*: ok' 'lease.s. granted' 'link to state 4'
+ask pv ring 'enable MSI-X .*: ok' 'lease.s. granted'
 ask com2 'ring 5' 'port|ok|link'
 ask pv 'log debug pciback' 'pciback logs at DEBUG'
 ask pv 'log info' 'everything logs at INFO'
@@ -70,7 +70,7 @@ ask com2 "loans" '^1 loan'
 step "the end"
 detach g1 "$disk0"
 ask pv "loans" '^0 loan'
-ask pv 'ring 20' "$disk0 reset"
+ask pv 'ring 60' "$disk0 reset" 'link to state'
 xl destroy g1
 ends g1 30
 xl shutdown pcidom

@@ -11,7 +11,7 @@ mod recipe;
 mod rootfs;
 mod run;
 pub(crate) mod scenario;
-mod suite;
+pub(crate) mod suite;
 pub(crate) mod verdict;
 
 use crate::workspace::Workspace;

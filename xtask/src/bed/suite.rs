@@ -15,10 +15,15 @@ const SUITES: &[Suite] =
     &[Suite { name: "bookworm", xen: "4.17" }, Suite { name: "trixie", xen: "4.20" }];
 
 impl Suite {
+    /// The names of all suites there are.
+    pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+        SUITES.iter().map(|suite| suite.name)
+    }
+
     /// Finds a suite by name.
     pub(crate) fn find(name: &str) -> Result<&'static Self> {
         SUITES.iter().find(|suite| suite.name == name).with_context(|| {
-            let known: Vec<_> = SUITES.iter().map(|suite| suite.name).collect();
+            let known: Vec<_> = Self::names().collect();
             format!("no suite is called {name}; there are: {}", known.join(", "))
         })
     }
