@@ -68,19 +68,33 @@ fn nvme(at: Sbdf, number: u32, gsi: u8) -> FakeBackend {
     FakeBackend::new(at, function)
 }
 
+/// So many controllers, by so many functions in a slot of a bus of their own.
+fn nvmes(world: &World, count: u32, functions: u32) -> Vec<Sbdf> {
+    let devices = (0..count).filter_map(|n| {
+        let bus = u8::try_from(n / functions + 1).ok()?;
+        let at = Sbdf::new(0, bus, 0, u8::try_from(n % functions).ok()?)?;
+        let gsi = u8::try_from(FIRST_GSI + n % 8).ok()?;
+        Some(world.xen().add_device(nvme(at, n, gsi), Some(Pirq(gsi.into()))))
+    });
+    devices.collect()
+}
+
 impl Scene {
     /// dom0 with `count` NVMe controllers, all in the pool of a pcidom that has just been
     /// created. Nobody has run yet.
     pub fn new(seed: u64, count: u32) -> Self {
-        Self::with(seed, |world| {
-            let devices = (0..count).filter_map(|n| {
-                let bus = u8::try_from(n + 1).ok()?;
-                let at = Sbdf::new(0, bus, 0, 0)?;
-                let gsi = u8::try_from(FIRST_GSI + n % 8).ok()?;
-                Some(world.xen().add_device(nvme(at, n, gsi), Some(Pirq(gsi.into()))))
-            });
-            devices.collect()
-        })
+        Self::with(seed, |world| nvmes(world, count, 1))
+    }
+
+    /// The same, ready, with controllers that are functions of 8 each: more than 32 fit on a
+    /// link to dom0.
+    ///
+    /// # Panics
+    /// If pcidom does not serve.
+    pub fn crowded(seed: u64, count: u32) -> Self {
+        let mut scene = Self::with(seed, |world| nvmes(world, count, 8));
+        scene.serve();
+        scene
     }
 
     /// The same with devices of the caller's making.

@@ -47,6 +47,8 @@ pub(super) enum Done {
     Started(Result<DomId, StoreError>),
     /// A write that nothing waits for.
     Written(String, Result<(), StoreError>),
+    /// A guest's directories can't be watched.
+    Unwatched(DomId, StoreError),
     /// `control/shutdown` says this.
     Shutdown(Option<String>),
     /// The A-link's backend directory, if the toolstack made one.
@@ -184,15 +186,14 @@ pub(super) async fn query(store: Store) -> Done {
     Done::Query(store.read(&format!("{CONTROL_DIR}/query")).await.ok())
 }
 
-/// What is watched in a guest's two directories, and the tokens.
-fn guest_watches(guest: DomId) -> [(String, String); 3] {
+/// What is watched in a guest's two directories, and the tokens. Two watches: XenStore lets a
+/// domain have 128, so this bounds how many guests a pcidom can have. Devices that come are
+/// noticed by their loan's order.
+fn guest_watches(guest: DomId) -> [(String, String); 2] {
     let (front, back) = (guest_front(guest), guest_back(guest));
-    let front_token = format!("{}{guest}", token::GUEST_FRONT);
-    let back_token = format!("{}{guest}", token::GUEST_BACK);
     [
-        (format!("{back}/state"), back_token.clone()),
-        (format!("{back}/num_devs"), back_token),
-        (format!("{front}/state"), front_token),
+        (format!("{back}/state"), format!("{}{guest}", token::GUEST_BACK)),
+        (format!("{front}/state"), format!("{}{guest}", token::GUEST_FRONT)),
     ]
 }
 
@@ -200,7 +201,7 @@ fn guest_watches(guest: DomId) -> [(String, String); 3] {
 pub(super) async fn watch_guest(store: Store, guest: DomId) -> Done {
     for (path, token) in guest_watches(guest) {
         if let Err(error) = store.watch(&path, &token).await {
-            return Done::Written(guest_front(guest), Err(error));
+            return Done::Unwatched(guest, error);
         }
     }
     Done::Nothing

@@ -267,6 +267,10 @@ impl<P: Platform> Machine<P> {
             Done::Written(path, Err(error)) => {
                 log::error!("cannot write {path}: {error}");
             }
+            Done::Unwatched(guest, error) => log::error!(
+                "domain {guest} can't be served, its link can't be watched: {error} (E2BIG: \
+                 for more guests start xenstored with a larger quota, or a second pcidom)"
+            ),
             Done::Shutdown(request) => {
                 self.shutdown(request.as_deref(), platform.now());
             }

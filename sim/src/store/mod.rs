@@ -25,7 +25,7 @@ pub(crate) use ring::RingEnd;
 use transactions::{Inside, Transaction};
 use tree::{Change, Operation, Tree};
 
-/// Watches of one domain (`quota-watches`).
+/// Watches of one domain, by default (`quota-watches`).
 const MAX_WATCHES: usize = 128;
 /// Transactions a domain has open (`quota-transactions`).
 const MAX_TRANSACTIONS: usize = 10;
@@ -66,6 +66,7 @@ struct State {
     clients: BTreeMap<ConnectionId, Client>,
     next_client: u32,
     requests: u64,
+    max_watches: usize,
 }
 
 /// The store. Clones are the same one.
@@ -89,6 +90,7 @@ impl XenStore {
             clients: BTreeMap::new(),
             next_client: 0,
             requests: 0,
+            max_watches: MAX_WATCHES,
         };
         Self { xen: xen.clone(), state: Rc::new(RefCell::new(state)) }
     }
@@ -96,6 +98,13 @@ impl XenStore {
     /// A connection of code in `domain`, as over dom0's socket or a kernel's own ring.
     pub fn connect(&self, domain: DomId) -> Connection {
         Connection::new(self.clone(), self.add_client(domain, None))
+    }
+
+    /// As if it had been started with other quotas for each domain.
+    pub fn set_quotas(&self, watches: usize, nodes: usize) {
+        let mut state = self.state.borrow_mut();
+        state.max_watches = watches;
+        state.tree.max_nodes = nodes;
     }
 
     /// Requests served so far, of everybody.
@@ -198,13 +207,14 @@ impl XenStore {
     fn watch(&self, id: ConnectionId, path: &str, token: &str) -> Result<(), Errno> {
         {
             let mut state = self.state.borrow_mut();
+            let max = state.max_watches;
             let client = state.clients.get_mut(&id).ok_or(Errno::Einval)?;
             let absolute = absolute(client.domain, path, true)?;
             let same = |watch: &Watch| watch.absolute == absolute && watch.token == token;
             if client.watches.iter().any(same) {
                 return Err(Errno::Eexist);
             }
-            let full = client.watches.len() >= MAX_WATCHES;
+            let full = client.watches.len() >= max;
             if full && client.domain != DomId::DOM0 {
                 return Err(Errno::E2big);
             }

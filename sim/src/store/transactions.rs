@@ -37,12 +37,12 @@ impl View for Inside<'_> {
         self.transaction.changed.insert(path.into(), node);
     }
 
-    fn owned_by(&self, owner: DomId) -> usize {
+    fn is_full(&self, owner: DomId) -> bool {
         let made = self.transaction.changed.iter().filter(|(path, node)| {
             let own = node.as_ref().is_some_and(|node| node.permissions.owner == owner);
             own && self.tree.generation_of(path).is_none()
         });
-        self.tree.owned_by(owner) + made.count()
+        self.tree.is_full_with(owner, made.count())
     }
 }
 

@@ -115,8 +115,8 @@ pub(super) struct Node {
 pub(super) trait View {
     fn get(&mut self, path: &str) -> Option<Node>;
     fn put(&mut self, path: &str, node: Option<Node>);
-    /// Nodes that `owner` has.
-    fn owned_by(&self, owner: DomId) -> usize;
+    /// Whether `owner` has as many nodes as it may have.
+    fn is_full(&self, owner: DomId) -> bool;
 }
 
 /// All nodes.
@@ -125,6 +125,7 @@ pub(super) struct Tree {
     nodes: BTreeMap<String, Node>,
     owned: BTreeMap<DomId, usize>,
     generation: u64,
+    pub(super) max_nodes: usize,
 }
 
 impl Tree {
@@ -140,7 +141,17 @@ impl Tree {
             nodes: BTreeMap::from([("/".into(), root)]),
             owned: BTreeMap::new(),
             generation: 0,
+            max_nodes: MAX_NODES,
         }
+    }
+
+    fn owned_by(&self, owner: DomId) -> usize {
+        self.owned.get(&owner).copied().unwrap_or(0)
+    }
+
+    /// Whether `owner` is full with so many more nodes.
+    pub(super) fn is_full_with(&self, owner: DomId, more: usize) -> bool {
+        self.owned_by(owner) + more >= self.max_nodes
     }
 
     pub(super) fn generation_of(&self, path: &str) -> Option<u64> {
@@ -172,8 +183,8 @@ impl View for Tree {
         }
     }
 
-    fn owned_by(&self, owner: DomId) -> usize {
-        self.owned.get(&owner).copied().unwrap_or(0)
+    fn is_full(&self, owner: DomId) -> bool {
+        self.is_full_with(owner, 0)
     }
 }
 
@@ -189,8 +200,8 @@ pub(super) struct Change {
 
 /// Bytes of one value (`quota-max-size`).
 pub(super) const MAX_VALUE: usize = 2048;
-/// Nodes of one domain (`quota-nodes`).
-pub(super) const MAX_NODES: usize = 1000;
+/// Nodes of one domain, by default (`quota-nodes`).
+const MAX_NODES: usize = 1000;
 /// Named entries of a permission list (`quota-max-perms`).
 pub(super) const MAX_PERMISSIONS: usize = 5;
 
@@ -318,7 +329,7 @@ impl Operation<'_> {
         };
         let mut permissions = into.permissions.clone();
         if self.who != DomId::DOM0 {
-            if self.view.owned_by(self.who) >= MAX_NODES {
+            if self.view.is_full(self.who) {
                 return Err(Errno::Enospc);
             }
             permissions.owner = self.who;
