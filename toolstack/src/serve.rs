@@ -26,6 +26,10 @@ use crate::store::connection::Connection;
 /// Held as long as the daemon runs.
 const LOCK: &str = "/run/xen/pcidom.lock";
 
+/// The process's nice value: a guest that enables an interrupt waits for the daemon, 1.5 s at
+/// most, and must not lose it to whatever else dom0 does.
+const PRIORITY: i32 = -10;
+
 /// The wall's time at the start, and steady time from there: numbers made of it aren't used
 /// again by the next daemon.
 struct Clock {
@@ -129,6 +133,10 @@ pub fn run(names: Vec<String>, allow_no_intremap: bool) -> anyhow::Result<()> {
     signals.set_nonblocking(true)?;
     for signal in [SIGTERM, SIGINT, SIGHUP] {
         signal_hook::low_level::pipe::register(signal, signalled.try_clone()?)?;
+    }
+    // Not fatal: it only answers later when dom0 is busy.
+    if let Err(error) = rustix::process::setpriority_process(None, PRIORITY) {
+        log::warn!("no higher priority for this process: {error}");
     }
     let protection = protection(&mut parts.xen, allow_no_intremap);
     let mut daemon = Daemon::new(names.clone()).protected_by(protection);

@@ -1,9 +1,6 @@
-# What COM2 has said, and the serial card that is wired to it.
-COM2_LOG=/var/log/xen/com2.log
-com2_port() { find /sys/bus/pci/devices/0000:00:1e.0/ -name 'ttyS*' | sed 's/.*\///' | head -n 1; }
+. /bed/lib/com2.sh
 
 pv_log() { guest_log pcidom; }
-com2_log() { tr -d '\r' < "$COM2_LOG"; }
 type_pv() { send pcidom "$1"; }
 type_com2() { printf '%s\r' "$1" > "$COM2_PORT"; }
 
@@ -21,10 +18,7 @@ ask() {
 }
 
 step "boot pcidom with a serial port and its interrupt"
-COM2_PORT=/dev/$(com2_port)
-note "the serial card is $COM2_PORT"
-stty -F "$COM2_PORT" 115200 raw -echo
-cat "$COM2_PORT" > "$COM2_LOG" &
+com2_open
 assignable "$disk0"
 start_daemon
 PCIDOM_EXTRA='irqs = [ 3 ]'

@@ -51,6 +51,8 @@ pub(crate) struct Boot {
     pub(crate) trace: Rc<Ring>,
     #[cfg(feature = "probe-bar")]
     space: AddressSpace,
+    #[cfg(feature = "probe-bar")]
+    crash: probe::Crash,
 }
 
 /// Where boot code goes on, on the boot stack with upcalls masked.
@@ -76,7 +78,7 @@ extern "C" fn pcidom_entry(raw: *const start_info) -> ! {
     let trace = failure::keep_trace();
     protect(&space, shared);
     #[cfg(feature = "probe-bar")]
-    probe::crash_if_asked(&info);
+    let crash = probe::Crash::asked_for(&info);
     let platform = match XenPlatform::new(&info, space) {
         Ok(platform) => platform,
         Err(error) => fail(format_args!("{error}")),
@@ -88,6 +90,8 @@ extern "C" fn pcidom_entry(raw: *const start_info) -> ! {
             trace,
             #[cfg(feature = "probe-bar")]
             space,
+            #[cfg(feature = "probe-bar")]
+            crash,
         },
         platform,
     )
@@ -159,7 +163,7 @@ pub(crate) fn halt(how: pcidom_kernel::Halt) -> ! {
 #[cfg(feature = "probe-bar")]
 impl Boot {
     /// Tries to reach a device that has just become ready: its memory BARs and its
-    /// interrupt. Everything must be refused; the log says so.
+    /// interrupt. Everything must be refused; the log says so. Then it crashes, if asked to.
     pub(crate) fn probe(&self, device: &pcidom_pci::function::Function) {
         log::info!("probe-bar: {}", device.sbdf);
         for bar in &device.bars {
@@ -171,5 +175,6 @@ impl Boot {
         if device.interrupt_pin != 0 {
             let _ = probe::try_map_irq(i32::from(device.interrupt_line));
         }
+        self.crash.now();
     }
 }

@@ -82,19 +82,42 @@ pub(crate) fn try_map_irq(gsi: i32) -> Result<(), XenError> {
     result
 }
 
-/// Fails in the way the command line asks for: `crash=panic`, `crash=null` (a read at
-/// address 0) or `crash=stack` (an overflow of the stack).
-pub(crate) fn crash_if_asked(info: &StartInfo) {
-    match info.option("crash") {
-        Some("panic") => deliberate_panic(),
-        Some("null") => {
-            // SAFETY: it is not: nothing is mapped there, which is the point. The fault ends
-            // the domain.
-            let word = unsafe { core::ptr::without_provenance::<u64>(8).read_volatile() };
-            log::error!("address 8 holds {word:#x}");
+/// A failure that the command line asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Crash {
+    /// `crash=panic`
+    Panic,
+    /// `crash=null`: a read at address 8.
+    Null,
+    /// `crash=stack`: the stack overflows.
+    Stack,
+    /// Nothing of that.
+    None,
+}
+
+impl Crash {
+    pub(crate) fn asked_for(info: &StartInfo) -> Self {
+        match info.option("crash") {
+            Some("panic") => Self::Panic,
+            Some("null") => Self::Null,
+            Some("stack") => Self::Stack,
+            _ => Self::None,
         }
-        Some("stack") => log::error!("{} calls fit the stack", overflow(1)),
-        _ => {}
+    }
+
+    pub(crate) fn now(self) {
+        match self {
+            Self::Panic => deliberate_panic(),
+            Self::Null => {
+                let nowhere = core::ptr::without_provenance::<u64>(8);
+                // SAFETY: it is not: nothing is mapped there, which is the point. The fault
+                // ends the domain.
+                let word = unsafe { nowhere.read_volatile() };
+                log::error!("address 8 holds {word:#x}");
+            }
+            Self::Stack => log::error!("{} calls fit the stack", overflow(1)),
+            Self::None => {}
+        }
     }
 }
 

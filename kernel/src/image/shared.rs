@@ -98,7 +98,8 @@ pub(crate) fn now() -> Instant {
 
 /// Nanoseconds at `ticks`, by the rule in public/xen.h.
 fn scale(time: &vcpu_time_info, ticks: u64) -> u64 {
-    let passed = ticks.wrapping_sub(time.tsc_timestamp);
+    // Another CPU's counter may be behind the one that Xen took the time by.
+    let passed = ticks.saturating_sub(time.tsc_timestamp);
     let shift = u32::from(time.tsc_shift.unsigned_abs());
     let shifted = if time.tsc_shift < 0 {
         passed.checked_shr(shift)

@@ -1,0 +1,36 @@
+. /bed/lib/com2.sh
+
+# crashes HOW REGEX...: boots an image that fails so as soon as its device is ready, and looks
+# for each regex on both consoles.
+crashes() {
+    crash_how=$1
+    shift
+    com2_from=$(com2_log | wc -l)
+    PCIDOM_EXTRA="extra = \"crash=$crash_how\"
+on_crash = \"preserve\""
+    start_image /bed/images/pcidom-probe-bar "$disk0"
+    wait_for "crash=$crash_how: Xen knows of the crash" 60 crashed
+    for regex in "$@"; do
+        check "crash=$crash_how: the PV console shows $regex" guest_log_has pcidom "$regex"
+        wait_for "crash=$crash_how: COM2 shows $regex" 10 com2_has_since "$com2_from" "$regex"
+    done
+    xl destroy pcidom
+    ends pcidom 30
+}
+# xl list: the fifth column, where `c` is a domain that has crashed.
+crashed() { xl list pcidom | awk 'NR == 2 { print; f = $5 ~ /c/ } END { exit !f }'; }
+
+step "a serial port"
+com2_open
+assignable "$disk0"
+start_daemon
+
+step "a panic"
+crashes panic 'PANIC at kernel/src/image/probe.rs:[0-9]+: asked for by the command line' 'dom0: link to state 4'
+
+step "a read where nothing is mapped"
+crashes null 'TRAP 14 \(page fault\) at rip 0x[0-9a-f]+' 'address 0x8' '  from 0x[0-9a-f]+' 'dom0: link to state 4'
+
+step "a stack that is too small"
+crashes stack 'TRAP (8|14)'
+check "no zombie is left" no_zombies
