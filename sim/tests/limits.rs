@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use pcidom_sim::Scene;
 use pcidom_sim::linux_guest::{Interrupts, LinuxGuest};
-use pcidom_sim::scene::NVME;
+use pcidom_sim::scene::{NVME, PCIDOM};
 use pcidom_sim::xen::domains::DomainConfig;
 use pcidom_sim::xen::errno::EINVAL;
 use pcidom_sim::xen::record::Deed;
+use pcidom_sim::{Scene, World};
 use pcidom_toolstack::verb::Reply;
+use pcidom_xenbus::DomId;
 
 #[test]
 fn fifty_reloads_leave_nothing_behind() {
@@ -146,4 +147,28 @@ fn a_page_or_port_that_xen_refuses_ends_the_link_and_not_pcidom() {
         scene.lend("next", 1);
         scene.check();
     }
+}
+
+#[test]
+fn a_pcidom_that_may_write_no_more_nodes_does_not_ask_the_guest_again_and_again() {
+    let mut scene = Scene::ready(1, 2);
+    let guest = scene.lend("guest", 0);
+    let (domain, device) = (guest.borrow().domain_id(), scene.device(1));
+    let asked = scene.ask(|daemon| daemon.attach(domain, device, PCIDOM));
+    let order = format!("/local/domain/{}/pcidom/loans/1", scene.pcidom_id);
+    let dom0 = scene.world.store().connect(DomId::DOM0);
+    let lent = |_: &World| dom0.read(&order).is_ok_and(|text| text.contains("=lent"));
+    assert!(scene.world.run_until(Duration::from_secs(5), lent));
+    scene.world.store().set_quotas(128, 1);
+    let before = scene.world.store().requests();
+    let reply = scene.wait_for(asked);
+    assert!(matches!(reply, Reply::Failed { .. }), "{reply:?}");
+    let requests = scene.world.store().requests() - before;
+    assert!(requests < 400, "{requests} requests for a device that can't be shown");
+    assert!(scene.guest_uses(&guest, NVME), "what it had it keeps");
+    scene.world.store().set_quotas(128, 1000);
+    let reply = scene.attach(domain, device);
+    assert!(matches!(reply, Reply::Done { .. }), "{reply:?}");
+    scene.world.run_for(Duration::from_secs(2));
+    scene.check();
 }

@@ -119,7 +119,7 @@ impl<P: Platform> Machine<P> {
             })),
             LinkDone::Wrote(Err(error)) => {
                 log::error!("domain {guest}: cannot write our side of the link: {error}");
-                return;
+                link::Event::Unwritten
             }
             LinkDone::Dir(None) | LinkDone::Wrote(Ok(())) | LinkDone::Opened(_) => return,
         };

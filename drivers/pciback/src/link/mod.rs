@@ -63,6 +63,8 @@ pub enum Event {
     Lent(Placing),
     /// This device's loan is over.
     Ended(Sbdf),
+    /// What [`Action::Write`] or [`Action::SetState`] asked for was not written (a quota, say).
+    Unwritten,
     /// Everything of a dead guest is settled: let go of its page.
     Release,
 }
@@ -135,6 +137,9 @@ pub struct Link {
     refused: Option<FrontKeys>,
     lent: Vec<Placing>,
     bus: VirtualBus,
+    /// The last change could not be written down. The front is not asked to look at it again
+    /// and again: only something new makes another try.
+    unwritten: bool,
 }
 
 impl Default for Link {
@@ -155,6 +160,7 @@ impl Link {
             refused: None,
             lent: Vec::new(),
             bus: VirtualBus::new(),
+            unwritten: false,
         }
     }
 
@@ -185,7 +191,12 @@ impl Link {
             Event::Back(entries) => self.on_back(&entries),
             Event::Connected(result) => self.on_connected(result),
             Event::Lent(placing) => self.on_lent(placing),
+            Event::Unwritten => {
+                self.unwritten = true;
+                Vec::new()
+            }
             Event::Ended(device) => {
+                self.unwritten = false;
                 self.lent.retain(|placing| placing.device != device);
                 self.bus.remove(device);
                 Vec::new()
@@ -281,6 +292,7 @@ impl Link {
     }
 
     fn on_lent(&mut self, placing: Placing) -> Vec<Action> {
+        self.unwritten = false;
         self.lent.retain(|known| known.device != placing.device);
         self.lent.push(placing);
         match self.phase {
@@ -377,7 +389,7 @@ impl Link {
             XenbusState::Closing => true,
             _ => false,
         });
-        if !work || self.front != XenbusState::Connected {
+        if !work || self.unwritten || self.front != XenbusState::Connected {
             return Vec::new();
         }
         self.phase = Phase::Reconfiguring;
@@ -459,6 +471,7 @@ impl Link {
     /// Begins anew, with the devices that are lent.
     fn restart(&mut self) -> Vec<Action> {
         let mut actions = self.disconnect();
+        self.unwritten = false;
         self.phase = Phase::Waiting;
         actions.extend([Action::SetState(XenbusState::InitWait), Action::ReadBack]);
         actions
