@@ -80,7 +80,10 @@ fn a_device_that_leaves_the_pool_is_taken_from_its_guest_first() {
     assert_eq!(bed.xen.owners[&device(1)], Owner::Quarantine);
     assert!(bed.xen.of(G).pages.is_empty() && bed.xen.of(G).pirqs.is_empty());
     assert_eq!(bed.order(0).unwrap().phase, Phase::Ending);
-    // The living guest is told, and pcidom keeps its lock until the loan is over.
+    // The living guest is told although pcidom does not report, but not at once. And pcidom
+    // keeps its lock until the loan is over.
+    assert_eq!(bed.get(&format!("{BACK}/state")).as_deref(), Some("4"));
+    bed.pass(1);
     assert_eq!(bed.get(&format!("{BACK}/state")).as_deref(), Some("5"));
     assert!(bed.get("/local/domain/1/pcidom/pool/0000-01-00-0").is_some());
     bed.pcidom_serves = true;
