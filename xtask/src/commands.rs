@@ -185,12 +185,9 @@ fn prepare(
     let build = scenario.needs_pcidom && image.image.is_none() && !image.no_build;
     if build {
         dist::build(workspace)?;
-        if let Some(variant) = &scenario.image {
-            dist::build_variant(workspace, variant)?;
-        }
     }
-    if scenario.needs_probe && !image.no_build {
-        dist::build_probe(workspace)?;
+    if !image.no_build {
+        dist::build_for(workspace, &scenario)?;
     }
     Ok((bed, scenario, Options { verbose, image: image.image, ..Options::default() }))
 }
@@ -230,12 +227,9 @@ fn run_scenarios(
     if scenarios.iter().any(|s| s.needs_pcidom) {
         tally.step("dist", || dist::build(workspace));
     }
-    for variant in scenarios.iter().filter_map(|s| s.image.as_ref()) {
-        tally
-            .step(&format!("dist {variant}"), || dist::build_variant(workspace, variant));
-    }
-    if scenarios.iter().any(|s| s.needs_probe) {
-        tally.step("dist bed-probe", || dist::build_probe(workspace));
+    for scenario in scenarios.iter().filter(|s| s.needs_more_built()) {
+        let name = format!("dist for {}", scenario.name);
+        tally.step(&name, || dist::build_for(workspace, scenario));
     }
     for suite in suites {
         let step = format!("bed, {suite}");

@@ -1,5 +1,6 @@
 //! `target/dist/`: what a Xen host needs, as a packager would take it.
 
+use crate::bed::scenario::Scenario;
 use crate::workspace::Workspace;
 use crate::{process, progress};
 use anyhow::{Context, Result, ensure};
@@ -10,7 +11,7 @@ use std::process::Command;
 /// The stripped image may not be larger: it is read by people who audit it.
 const IMAGE_LIMIT: u64 = 256 * 1024;
 
-/// Makes `pcidom-kernel` a PV image; without it it is a library for hosts.
+/// Makes `pcidom-kernel` and `bed-front` PV images; without it a host can build them.
 pub(crate) const IMAGE_FEATURE: &str = "image";
 
 /// Builds the image and `pcidomctl` and copies them, with the config files.
@@ -20,11 +21,7 @@ pub(crate) fn build(workspace: &Workspace) -> Result<()> {
         .with_context(|| format!("cannot create {}", dist.display()))?;
     let image = dist.join("pcidom");
     build_image(workspace, None, &image)?;
-    progress::say("building pcidomctl");
-    process::run(&mut workspace.cargo(&["build", "--release", "-p", "pcidomctl"]))?;
-    let tool = dist.join("pcidomctl");
-    strip(&workspace.release().join("pcidomctl"), &tool)?;
-    report(&tool)?;
+    build_tool(workspace, None, &dist.join("pcidomctl"))?;
     for file in fs::read_dir(workspace.root().join("xen-cfg"))? {
         let file = file?;
         if file.file_type()?.is_file() {
@@ -41,12 +38,50 @@ pub(crate) fn build(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// Builds the image with one test feature, beside the real one.
-pub(crate) fn build_variant(workspace: &Workspace, feature: &str) -> Result<()> {
+/// Builds what a scenario needs besides: variants with a test feature, and test programs.
+pub(crate) fn build_for(workspace: &Workspace, scenario: &Scenario) -> Result<()> {
     let folder = workspace.dist().join("test");
     fs::create_dir_all(&folder)
         .with_context(|| format!("cannot create {}", folder.display()))?;
-    build_image(workspace, Some(feature), &folder.join(format!("pcidom-{feature}")))
+    if let Some(feature) = &scenario.image {
+        let to = folder.join(format!("pcidom-{feature}"));
+        build_image(workspace, Some(feature), &to)?;
+    }
+    if let Some(feature) = &scenario.tool {
+        let to = folder.join(format!("pcidomctl-{feature}"));
+        build_tool(workspace, Some(feature), &to)?;
+    }
+    if scenario.needs_front {
+        build_front(workspace)?;
+    }
+    if scenario.needs_probe {
+        build_probe(workspace)?;
+    }
+    Ok(())
+}
+
+/// The frontend that asks what Linux never asks, once it is built.
+pub(crate) fn front(workspace: &Workspace) -> PathBuf {
+    workspace.dist().join("test").join("bed-front")
+}
+
+fn build_front(workspace: &Workspace) -> Result<()> {
+    progress::say("building bed-front");
+    let mut cargo = workspace.cargo(&["build", "--release", "-p", "bed-front"]);
+    cargo.args(["--bin", "bed-front", "--features", IMAGE_FEATURE]);
+    process::run(&mut cargo)?;
+    strip(&workspace.release().join("bed-front"), &front(workspace))
+}
+
+fn build_tool(workspace: &Workspace, feature: Option<&str>, to: &Path) -> Result<()> {
+    progress::say(format_args!("building pcidomctl {}", feature.unwrap_or_default()));
+    let mut cargo = workspace.cargo(&["build", "--release", "-p", "pcidomctl"]);
+    if let Some(feature) = feature {
+        cargo.args(["--features", feature]);
+    }
+    process::run(&mut cargo)?;
+    strip(&workspace.release().join("pcidomctl"), to)?;
+    report(to)
 }
 
 /// The stopwatch, once it is built.

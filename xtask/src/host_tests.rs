@@ -7,7 +7,7 @@ use crate::workspace::Workspace;
 
 /// Runs all of them, each counted on its own.
 pub(crate) fn run(workspace: &Workspace, tally: &mut Tally) {
-    let steps: [(&str, &[&str]); 4] = [
+    let steps: [(&str, &[&str]); 5] = [
         ("cargo fmt", &["fmt", "--all", "--check"]),
         (
             "cargo clippy",
@@ -19,6 +19,20 @@ pub(crate) fn run(workspace: &Workspace, tally: &mut Tally) {
                 "clippy",
                 "-p",
                 "pcidom-kernel",
+                "--bins",
+                "--features",
+                IMAGE_FEATURE,
+                "--",
+                "-D",
+                "warnings",
+            ],
+        ),
+        (
+            "cargo clippy, bed-front",
+            &[
+                "clippy",
+                "-p",
+                "bed-front",
                 "--bins",
                 "--features",
                 IMAGE_FEATURE,

@@ -237,7 +237,13 @@ mod tests {
     fn devices() -> Vec<Device> {
         let names = ["disk0", "disk1", "disk2", "net0"];
         let kind = || DeviceKind::Nvme { mebibytes: 1 };
-        names.map(|name| Device { name: name.to_owned(), kind: kind() }).into()
+        names
+            .map(|name| Device {
+                name: name.to_owned(),
+                kind: kind(),
+                properties: vec![],
+            })
+            .into()
     }
 
     fn plan(rounds: u32, seed: u64) -> String {

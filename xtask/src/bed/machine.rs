@@ -83,17 +83,21 @@ pub(crate) fn command(
                 "pcie-root-port,id=port{slot},chassis={slot},slot={slot},addr={slot:x}"
             ),
         ]);
+        let properties: String =
+            device.properties.iter().map(|property| format!(",{property}")).collect();
         match device.kind {
             DeviceKind::Nvme { .. } => {
                 drive(&mut qemu, name, &disk::image(disks, name));
                 qemu.arg("-device");
-                qemu.arg(format!("nvme,drive={name},serial={name},bus=port{slot}"));
+                qemu.arg(format!(
+                    "nvme,drive={name},serial={name},bus=port{slot}{properties}"
+                ));
             }
             DeviceKind::E1000e => {
                 // The user-mode network answers pings itself; nothing leaves QEMU.
                 qemu.args(["-netdev", &format!("user,id={name},restrict=on")]);
                 qemu.arg("-device");
-                qemu.arg(format!("e1000e,netdev={name},bus=port{slot}"));
+                qemu.arg(format!("e1000e,netdev={name},bus=port{slot}{properties}"));
             }
         }
     }

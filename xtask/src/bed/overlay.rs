@@ -44,6 +44,9 @@ pub(crate) fn write(base: &Base, contents: &Contents<'_>, to: &Path) -> Result<(
     if contents.scenario.needs_probe {
         tree.file("usr/sbin/bed-probe", &dist::probe(contents.workspace))?;
     }
+    if contents.scenario.needs_front {
+        tree.file("bed/images/bed-front", &dist::front(contents.workspace))?;
+    }
     if let Some(soak) = &contents.scenario.soak {
         tree.text("bed/plan", 0o644, soak.plan(&contents.scenario.devices));
     }
@@ -84,6 +87,10 @@ fn add_dist(contents: &Contents<'_>, tree: &mut Tree) -> Result<()> {
     if let Some(variant) = &contents.scenario.image {
         let name = format!("pcidom-{variant}");
         tree.file(&format!("bed/images/{name}"), &dist.join("test").join(&name))?;
+    }
+    if let Some(variant) = &contents.scenario.tool {
+        let name = format!("pcidomctl-{variant}");
+        tree.file(&format!("bed/tools/{name}"), &dist.join("test").join(&name))?;
     }
     if let Some(image) = contents.image {
         tree.file("bed/images/pcidom", image)?;

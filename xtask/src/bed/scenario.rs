@@ -26,10 +26,14 @@ pub(crate) struct Scenario {
     pub(crate) needs_probe: bool,
     /// Whether dom0 has a serial port whose other end is pcidom's.
     pub(crate) types_on_com2: bool,
+    /// Whether dom0 gets the frontend that asks what Linux never asks.
+    pub(crate) needs_front: bool,
     /// How many rounds of random work, and from which seed.
     pub(crate) soak: Option<Soak>,
     /// A test variant of the image that must be in dom0 too.
     pub(crate) image: Option<String>,
+    /// A test variant of `pcidomctl` that must be in dom0 too.
+    pub(crate) tool: Option<String>,
     /// What Xen's command line has at its end.
     pub(crate) xen: String,
     /// The PCI devices of the machine, in bus order.
@@ -45,6 +49,8 @@ pub(crate) struct Device {
     pub(crate) name: String,
     /// What it is.
     pub(crate) kind: DeviceKind,
+    /// More properties of QEMU's device, each `NAME=VALUE`.
+    pub(crate) properties: Vec<String>,
 }
 
 /// The kinds of devices that work in the bed.
@@ -87,6 +93,14 @@ impl Scenario {
         names.iter().map(|name| Self::load(workspace, name)).collect()
     }
 
+    /// Whether anything has to be built for it besides what a host gets.
+    pub(crate) fn needs_more_built(&self) -> bool {
+        self.needs_probe
+            || self.needs_front
+            || self.image.is_some()
+            || self.tool.is_some()
+    }
+
     fn parse(name: &str, folder: &Path, text: &str) -> Result<Self> {
         let mut scenario = Self {
             name: name.to_owned(),
@@ -96,9 +110,11 @@ impl Scenario {
             needs_pcidom: true,
             on_demand: false,
             needs_probe: false,
+            needs_front: false,
             types_on_com2: false,
             soak: None,
             image: None,
+            tool: None,
             xen: String::new(),
             devices: Vec::new(),
             regions: Vec::new(),
@@ -126,10 +142,12 @@ impl Scenario {
             "about" => value.clone_into(&mut self.about),
             "timeout" => self.timeout = Duration::from_secs(value.parse()?),
             "image" => self.image = Some(value.to_owned()),
+            "tool" => self.tool = Some(value.to_owned()),
             "xen" => value.clone_into(&mut self.xen),
             "device" => self.devices.push(Device::parse(value)?),
             "pcidom" => self.needs_pcidom = yes_or_no(value)?,
             "on_demand" => self.on_demand = yes_or_no(value)?,
+            "front" => self.needs_front = yes_or_no(value)?,
             "probe" => self.needs_probe = yes_or_no(value)?,
             "com2" => self.types_on_com2 = yes_or_no(value)?,
             "soak" => self.soak = Some(Soak::parse(value)?),
@@ -153,9 +171,10 @@ fn yes_or_no(word: &str) -> Result<bool> {
 }
 
 impl Device {
-    /// Reads `NAME nvme 16M` or `NAME e1000e`.
+    /// Reads `NAME nvme 16M` or `NAME e1000e`, and properties after it.
     fn parse(text: &str) -> Result<Self> {
-        let words: Vec<_> = text.split_whitespace().collect();
+        let (properties, words): (Vec<_>, Vec<_>) =
+            text.split_whitespace().partition(|word| word.contains('='));
         let (name, kind) = match words.as_slice() {
             [name, "nvme", size] => {
                 let size = size.strip_suffix('M').context("expected a size like 16M")?;
@@ -169,7 +188,10 @@ impl Device {
             name.chars().all(|c| c.is_ascii_alphanumeric()),
             "a device's name has letters and digits only"
         );
-        Ok(Self { name: (*name).to_owned(), kind })
+        // A comma would begin another option of QEMU.
+        ensure!(!text.contains(','), "one word for each property");
+        let properties = properties.into_iter().map(str::to_owned).collect();
+        Ok(Self { name: (*name).to_owned(), kind, properties })
     }
 }
 
@@ -185,7 +207,8 @@ mod tests {
     fn reads_everything() {
         let scenario = parse(
             "# a remark\nabout = two things\ntimeout = 60\npcidom = no\n\
-             image = probe-bar\ndevice = disk0 nvme 16M\ndevice = net0 e1000e\n\
+             image = probe-bar\ntool = cached-pirqs\nfront = yes\n\
+             device = disk0 nvme 16M msix_qsize=129\ndevice = net0 e1000e\n\
              regions = disk0 2\non_demand = yes\nprobe = yes\nsoak = 8 1\n\
              xen = iommu=0 extra_guest_irqs=4\n",
         )
@@ -199,6 +222,9 @@ mod tests {
         assert_eq!(scenario.image.as_deref(), Some("probe-bar"));
         assert_eq!(scenario.devices.len(), 2);
         assert_eq!(scenario.devices[0].kind, DeviceKind::Nvme { mebibytes: 16 });
+        assert_eq!(scenario.devices[0].properties, ["msix_qsize=129"]);
+        assert!(scenario.needs_front && scenario.devices[1].properties.is_empty());
+        assert_eq!(scenario.tool.as_deref(), Some("cached-pirqs"));
         assert_eq!(scenario.regions, [("disk0".to_owned(), 2)]);
     }
 
@@ -211,6 +237,7 @@ mod tests {
             "about = x\ndevice = d nvme 16",
             "about = x\ndevice = d-0 e1000e",
             "about = x\ndevice = d igb",
+            "about = x\ndevice = d e1000e mac=1,addr=2",
             "about = x\npcidom = maybe",
             "about = x\nsoak = 8",
             "about = x\nregions = disk0 1",

@@ -1,0 +1,53 @@
+# Interrupt leases, as the daemon's log tells them and as Xen's debug keys show them.
+
+DAEMON_LOG=/var/log/xen/pcidom.log
+
+# leases_are_sound [all-ended]: walks the log in order: no number of a guest is mapped while it
+# is leased, none is unmapped that is not. With all-ended, none is leased at the end. Prints
+# totals. Ends of domains need no line of their own: the daemon unmaps what they held.
+leases_are_sound() {
+    awk -v all_ended="${1:-}" '
+        function each(action, list,    parts, n, i, key) {
+            n = split(list, parts, ",")
+            for (i = 1; i <= n; i++) {
+                key = guest " pirq " parts[i]
+                if (action == "mapped") {
+                    if (key in leased) { print "mapped while leased: " key " in: " $0; wrong++ }
+                    leased[key] = $0
+                    mapped++
+                } else {
+                    if (!(key in leased)) { print "unmapped but not leased: " key " in: " $0; wrong++ }
+                    delete leased[key]
+                    unmapped++
+                }
+            }
+        }
+        match($0, /-> [^ ]+ \([0-9]+\): (un)?mapped [0-9]+ pirqs: [0-9,]+/) {
+            text = substr($0, RSTART + 3, RLENGTH - 3)
+            # GUEST (DOMID): VERB COUNT pirqs: LIST
+            split(text, word, " ")
+            guest = word[1] " " word[2]
+            if (split(word[6], number, ",") != word[4]) { print "count is not right: " $0; wrong++ }
+            each(word[3], word[6])
+        }
+        END {
+            for (key in leased) { left++; if (all_ended) print "still leased: " key " since: " leased[key] }
+            print mapped + 0 " mapped, " unmapped + 0 " unmapped, " left + 0 " leased, " wrong + 0 " wrong"
+            exit !(mapped > 0 && !wrong && !(all_ended && left))
+        }
+    ' "$DAEMON_LOG"
+}
+
+# msis_of BDF: the interrupts Xen has for messages of the device, from debug key Q.
+msis_of() {
+    xen_debug_keys Q
+    grep -F " $1 - " "$KEYS" > /tmp/device.line || { echo "Xen lists no $1"; return 1; }
+    sed -n 's/.*MSIs < \([0-9 ]*\)>.*/\1/p' /tmp/device.line
+}
+
+# has_no_msi BDF: Xen knows the device, and has no message interrupt of it.
+has_no_msi() {
+    msis=$(msis_of "$1") || { echo "$msis"; return 1; }
+    echo "message interrupts of $1: '$msis'"
+    [ -z "$msis" ]
+}
