@@ -22,13 +22,16 @@ leases_are_sound() {
                 }
             }
         }
-        match($0, /-> [^ ]+ \([0-9]+\): (un)?mapped [0-9]+ pirqs: [0-9,]+/) {
-            text = substr($0, RSTART + 3, RLENGTH - 3)
+        match($0, /-> [^ ]+ \([0-9]+\): (un)?mapped [0-9]+ pirqs: /) {
             # GUEST (DOMID): VERB COUNT pirqs: LIST
-            split(text, word, " ")
+            split(substr($0, RSTART + 3), word, " ")
             guest = word[1] " " word[2]
-            if (split(word[6], number, ",") != word[4]) { print "count is not right: " $0; wrong++ }
-            each(word[3], word[6])
+            list = substr($0, RSTART + RLENGTH)
+            # What is in parentheses says what the numbers are for.
+            gsub(/ *\([^)]*\)/, "", list)
+            gsub(/[ \r]/, "", list)
+            if (split(list, number, ",") != word[4]) { print "count is not right: " $0; wrong++ }
+            each(word[3], list)
         }
         END {
             for (key in leased) { left++; if (all_ended) print "still leased: " key " since: " leased[key] }

@@ -63,7 +63,6 @@ for device in "$disk0" "$net0"; do
 done
 check "leases so far: each number is mapped once at a time, and all have ended" leases_are_sound all-ended
 check "pcidom still answers" pcidomctl status
-cat /tmp/check.out
 
 step "it ends with interrupts on"
 xl shutdown -F front || true
@@ -82,6 +81,7 @@ create_guest g1
 attach g1 "$disk0"
 guest_must g1 60 'nvme_wait disk0 50'
 guest_must g1 60 'nvme_read disk0 0 2'
+check "Xen has message interrupts of the drive now, so the check above can fail" not has_no_msi "$disk0"
 check "no request of the guest timed out" pciback_was_prompt g1
 check "no IOMMU fault" no_vtd_fault
 xl destroy g1
