@@ -80,6 +80,8 @@ impl Daemon {
     ) -> Result<Result<Vec<Pirq>, LeaseRefusal>, Failure> {
         if let Some(loan) = self.loans.get(&id) {
             unmap(env, &loan.record, &loan.title(id));
+            #[cfg(feature = "cached-pirqs")]
+            super::cached_pirqs::keep(&loan.record);
         }
         self.set_leases(id, Leases::None);
         Ok(Ok(Vec::new()))
@@ -171,7 +173,9 @@ fn map_all(
 ) -> Result<Vec<Pirq>, XenError> {
     let (guest, device) = (record.guest(), record.device.0);
     let mut pirqs = Vec::with_capacity(vectors.entries.len());
-    for entry in &vectors.entries {
+    #[cfg(feature = "cached-pirqs")]
+    pirqs.extend(super::cached_pirqs::take(device, vectors.entries.len()));
+    for entry in vectors.entries.iter().skip(pirqs.len()) {
         match env.xen.map_msi(guest, device, *entry, vectors.table_base) {
             Ok(pirq) => pirqs.push(pirq),
             Err(error) => {
