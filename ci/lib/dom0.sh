@@ -84,18 +84,21 @@ follow() {
     ) &
 }
 
-# create_guest NAME [--paused] [--mem MIB] [--script FILE] ['key = value' ...]: a PV Linux
-# guest. --script names a guest*.sh of the scenario, whose functions the guest then has.
-# Without --paused it returns when the guest takes commands.
+# create_guest NAME [--paused] [--mem MIB] [--vcpus N] [--cmdline TEXT] [--script FILE]
+# ['key = value' ...]: a PV Linux guest. --cmdline adds to its kernel's command line. --script
+# names a guest*.sh of the scenario, whose functions the guest then has. Without --paused it
+# returns when the guest takes commands.
 create_guest() {
     name=$1
     shift
-    paused='' memory=256 script=''
+    paused='' memory=256 vcpus=1 more='' script=''
     : > "/tmp/$name.extra"
     while [ $# -gt 0 ]; do
         case $1 in
             --paused) paused=-p ;;
             --mem) memory=$2; shift ;;
+            --vcpus) vcpus=$2; shift ;;
+            --cmdline) more=$2; shift ;;
             --script) script=$2; shift ;;
             *) echo "$1" >> "/tmp/$name.extra" ;;
         esac
@@ -107,9 +110,9 @@ name = "$name"
 type = "pv"
 kernel = "/bed/guest/vmlinux"
 ramdisk = "/bed/guest/initrd"
-cmdline = "console=hvc0 rdinit=/init iommu=soft swiotlb=8192 bed.name=$name bed.script=$script"
+cmdline = "console=hvc0 rdinit=/init iommu=soft swiotlb=8192 bed.name=$name bed.script=$script $more"
 memory = $memory
-vcpus = 1
+vcpus = $vcpus
 on_poweroff = "destroy"
 on_reboot = "destroy"
 on_crash = "destroy"
@@ -240,9 +243,10 @@ pcidom_state_is() {
     [ "$(xenstore-read "/local/domain/$(domid pcidom)/data/pcidom/state")" = "$1" ]
 }
 
-# start_daemon: starts pcidomctl's daemon and waits until it answers.
+# start_daemon: starts pcidomctl's daemon and waits until it answers. PCIDOMCTL names another
+# program for it.
 start_daemon() {
-    pcidomctl daemon > /var/log/xen/pcidom.log 2>&1 &
+    "${PCIDOMCTL:-pcidomctl}" daemon > /var/log/xen/pcidom.log 2>&1 &
     DAEMON=$!
     wait_for "the daemon answers" 30 pcidomctl status
 }
