@@ -93,15 +93,19 @@ pub(crate) fn command(
                     "nvme,drive={name},serial={name},bus=port{slot}{properties}"
                 ));
             }
-            DeviceKind::E1000e => {
-                // The user-mode network answers pings itself; nothing leaves QEMU.
-                qemu.args(["-netdev", &format!("user,id={name},restrict=on")]);
-                qemu.arg("-device");
-                qemu.arg(format!("e1000e,netdev={name},bus=port{slot}{properties}"));
-            }
+            DeviceKind::E1000e => card(&mut qemu, "e1000e", name, slot, &properties),
+            DeviceKind::Rtl8139 => card(&mut qemu, "rtl8139", name, slot, &properties),
         }
     }
     qemu
+}
+
+/// A network card on a network of its own.
+fn card(qemu: &mut Command, model: &str, name: &str, slot: usize, properties: &str) {
+    // The user-mode network answers pings itself; nothing leaves QEMU.
+    qemu.args(["-netdev", &format!("user,id={name},restrict=on")]);
+    qemu.arg("-device");
+    qemu.arg(format!("{model},netdev={name},bus=port{slot}{properties}"));
 }
 
 /// The second serial port: into a file, and if somebody types there, from and to a serial

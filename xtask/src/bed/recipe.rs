@@ -36,7 +36,8 @@ const DOM0_MODULES: &[&str] = &[
     "sd-mod",
 ];
 
-const GUEST_MODULES: &[&str] = &["xen-pcifront", "nvme", "e1000e", "xen-evtchn"];
+const GUEST_MODULES: &[&str] =
+    &["xen-pcifront", "nvme", "e1000e", "8139cp", "xen-evtchn"];
 
 /// Libraries that are opened by name at run time, which no loader lists.
 const XEN_LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";

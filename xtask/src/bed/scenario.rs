@@ -63,6 +63,8 @@ pub(crate) enum DeviceKind {
     },
     /// A network card on QEMU's own user-mode network.
     E1000e,
+    /// The same, as a conventional PCI function: no message interrupts, no PCI Express.
+    Rtl8139,
 }
 
 impl Scenario {
@@ -171,7 +173,7 @@ fn yes_or_no(word: &str) -> Result<bool> {
 }
 
 impl Device {
-    /// Reads `NAME nvme 16M` or `NAME e1000e`, and properties after it.
+    /// Reads `NAME nvme 16M`, `NAME e1000e` or `NAME rtl8139`, and properties after it.
     fn parse(text: &str) -> Result<Self> {
         let (properties, words): (Vec<_>, Vec<_>) =
             text.split_whitespace().partition(|word| word.contains('='));
@@ -181,7 +183,8 @@ impl Device {
                 (name, DeviceKind::Nvme { mebibytes: size.parse()? })
             }
             [name, "e1000e"] => (name, DeviceKind::E1000e),
-            _ => bail!("expected `NAME nvme SIZE` or `NAME e1000e`"),
+            [name, "rtl8139"] => (name, DeviceKind::Rtl8139),
+            _ => bail!("expected `NAME nvme SIZE`, `NAME e1000e` or `NAME rtl8139`"),
         };
         // The name becomes part of a shell variable and of QEMU options.
         ensure!(

@@ -1,0 +1,75 @@
+. /bed/lib/leases.sh
+
+# carries NAME CHIP PATTERN COMMAND: the interrupts are of this kind, and grow by the work.
+carries() {
+    guest_must "$1" 20 "kind_is $2 '$3'"
+    remember "$1" "irq_sum '$3'"
+    guest_must "$1" 60 "$4"
+    check "$1: $2 interrupts of $3 come" grows "$1" "irq_sum '$3'"
+}
+
+# line_of BDF: its interrupt line.
+line_of() { cat "/sys/bus/pci/devices/$1/irq"; }
+
+step "boot pcidom with the devices in its pool"
+assignable "$disk0" "$disk1" "$net0" "$net1" "$card0"
+check "$disk1 and $net1 have the same line" [ "$(line_of "$disk1")" = "$(line_of "$net1")" ]
+start_daemon
+start_pcidom "$disk0" "$disk1" "$net0" "$net1" "$card0"
+
+step "a drive by MSI-X; a card by MSI, MSI-X, INTx"
+create_guest g1 --paused --script guest.sh
+attach g1 "$disk0"
+attach g1 "$net0"
+xl unpause g1
+guest_ready g1
+guest_must g1 60 'nvme_wait disk0 50'
+carries g1 -pcifront-msi-x 'nvme[0-9]+q' 'nvme_read disk0 0 4'
+carries g1 -pcifront-msi-x 'nvme[0-9]+q' 'nvme_verify disk0 8 4'
+for mode in 1:-pcifront-msi 2:-pcifront-msi-x 0:-pcifront; do
+    guest_must g1 60 "card_uses ${mode%%:*}"
+    carries g1 "${mode#*:}" ' eth' 'net_ping 3'
+done
+
+step "a conventional card, which has INTx only"
+detach g1 "$net0"
+attach g1 "$card0"
+guest_must g1 60 'modprobe 8139cp && net_up'
+carries g1 -pcifront ' eth' 'net_ping 3'
+check "no request of g1 timed out" pciback_was_prompt g1
+
+step "a guest without MSI: a drive and a card on one line"
+create_guest g2 --paused --script guest.sh --cmdline pci=nomsi
+attach g2 "$disk1"
+attach g2 "$net1"
+xl unpause g2
+guest_ready g2
+guest_must g2 60 'nvme_wait disk1 50'
+guest_must g2 60 net_up
+guest_must g2 20 "one_line 'nvme[0-9]+q' ' eth'"
+carries g2 -pcifront 'nvme[0-9]+q' 'nvme_read disk1 0 4'
+carries g2 -pcifront ' eth' 'net_ping 3'
+guest_must g2 20 'io_start disk1 8'
+guest_must g2 60 'net_ping 10'
+guest_must g2 60 'io_advances 10'
+guest_must g2 60 'io_stop'
+
+step "one of the two on the line goes, the other works on"
+detach g2 "$net1"
+guest_must g2 60 'nvme_verify disk1 12 2'
+guest_must g2 20 "kind_is -pcifront 'nvme[0-9]+q'"
+detach g2 "$disk1"
+check "no request of g2 timed out" pciback_was_prompt g2
+
+step "the end"
+xl destroy g1
+xl destroy g2
+ends g1 30
+ends g2 30
+for device in "$disk0" "$disk1" "$net0" "$net1" "$card0"; do
+    wait_for "$device is free" 20 device_is_free "$device"
+    check "Xen has no message interrupt of $device any more" has_no_msi "$device"
+done
+check "leases: no number was used twice, all have ended" leases_are_sound all-ended
+check "no IOMMU fault" no_vtd_fault
+check "no zombie is left" no_zombies
