@@ -131,6 +131,8 @@ msix_vectors() { irqs "$1" | grep -c -e '-pcifront-msi-x'; }
 # net_interface BDF_SUFFIX: the interface of the first PCI network card.
 net_interface() {
     for device in /sys/class/net/*/device; do
+        # Without a card this is the pattern itself.
+        [ -e "$device" ] || continue
         interface=${device%/device}
         echo "${interface##*/}"
         return 0
