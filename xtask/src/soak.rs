@@ -124,15 +124,15 @@ impl Model<'_> {
         let lent = self.guests.iter().any(|guest| !guest.has.is_empty());
         // Guests take longest to come and go, so they do it less often.
         loop {
-            match self.chance.below(12) {
+            match self.chance.below(16) {
                 0..=1 if self.guests.len() < MAX_GUESTS => return self.create(),
-                2..=5 if !self.guests.is_empty() && !self.free.is_empty() => {
+                2..=7 if !self.guests.is_empty() && !self.free.is_empty() => {
                     return self.attach();
                 }
-                6..=7 if lent => return self.detach(),
-                8..=9 if lent => return self.rebind(),
-                10 if !self.guests.is_empty() => return self.end("destroy"),
-                11 if !self.guests.is_empty() => return self.end("shutdown"),
+                8..=10 if lent => return self.detach(),
+                11..=13 if lent => return self.rebind(),
+                14 if !self.guests.is_empty() => return self.end("destroy"),
+                15 if !self.guests.is_empty() => return self.end("shutdown"),
                 _ => {}
             }
         }
