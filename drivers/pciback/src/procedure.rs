@@ -83,32 +83,36 @@ async fn try_enable(
 ) -> Result<Vec<Pirq>, Trouble> {
     let asked = hands.function.with(|f| check(f.function(), kind, &ask))?;
     // Stock frontends disable the wrong kind and then enable again (design.md 4).
-    tear_down(hands).await?;
-    let pirqs = match map(hands, asked, ask).await {
-        Ok(leases) => {
-            let pirqs = leases.pirqs().to_vec();
-            hands.function.with(|f| f.interrupts.set_holding(Holding::Held(leases)));
-            pirqs
-        }
-        Err(trouble) => {
-            // Does nothing after a clear refusal; otherwise something may be mapped.
+    let mut result = tear_down(hands).await.map(|()| Vec::new());
+    if result.is_ok() {
+        result = switch_on(hands, kind, asked, ask).await;
+        if result.is_err() {
+            // What goes wrong here stays recorded, and is tried again before anything else.
             let _ = tear_down(hands).await;
-            return Err(trouble);
         }
-    };
-    let turned_on = match hands.caller.has_left() {
-        true => Err(Trouble::TooLate),
-        false => turn_on(hands, kind).await,
-    };
-    let result = match turned_on {
-        Ok(()) if hands.caller.has_left() => Err(Trouble::TooLate),
-        other => other,
-    };
-    if let Err(trouble) = result {
-        // What goes wrong here stays recorded, and is tried again before anything else.
-        let _ = tear_down(hands).await;
+    }
+    if result.is_err() {
+        // What was on before is off now: the line is all that is left.
         settle_command(hands).await;
-        return Err(trouble);
+    }
+    result
+}
+
+async fn switch_on(
+    hands: &Hands,
+    kind: Kind,
+    asked: usize,
+    ask: LeaseAsk,
+) -> Result<Vec<Pirq>, Trouble> {
+    let leases = map(hands, asked, ask).await?;
+    let pirqs = leases.pirqs().to_vec();
+    hands.function.with(|f| f.interrupts.set_holding(Holding::Held(leases)));
+    if hands.caller.has_left() {
+        return Err(Trouble::TooLate);
+    }
+    turn_on(hands, kind).await?;
+    if hands.caller.has_left() {
+        return Err(Trouble::TooLate);
     }
     Ok(pirqs)
 }

@@ -209,6 +209,18 @@ fn a_refusal_of_the_daemon_is_op_failed_and_its_reason_is_kept() {
 }
 
 #[test]
+fn an_enable_that_fails_after_another_leaves_the_line_usable() {
+    let mut bed = Bed::nic();
+    assert_eq!(bed.enable_msix(&[0]), (0, 0));
+    assert_ne!(bed.hardware(header::COMMAND) & bits::INTX_DISABLE, 0);
+    bed.daemon.refuse = Some(LeaseRefusal::OutOfVectors);
+    assert_eq!(bed.enable_msix(&[0, 1]), (-5, 0));
+    // What was on was ended first; the driver falls back to INTx now.
+    bed.check();
+    assert_eq!(bed.mode(), Mode::Off);
+}
+
+#[test]
 fn leases_that_only_the_daemon_remembers_are_ended_first() {
     let mut bed = Bed::nvme();
     let stale = bed.daemon.serve(bed.at(), &LeaseAsk::MapMsix(vec![0])).unwrap();
