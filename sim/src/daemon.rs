@@ -2,7 +2,7 @@
 //! XenStore.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::rc::Rc;
 
@@ -35,6 +35,25 @@ fn lives(life: &Life) -> bool {
             true
         }
     }
+}
+
+/// What a daemon does wrong on purpose: tests of its interrupts must notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// A pirq that an entry had once is used again, without a map.
+    CachedPirqs,
+    /// Nothing is unmapped.
+    KeepsMapped,
+}
+
+/// A message interrupt as a map names it.
+type Vector = (DomId, Sbdf, u16, u64);
+
+/// How calls about interrupts are spoilt, and what a cache would remember.
+#[derive(Debug, Default)]
+struct Spoilt {
+    how: Option<Sabotage>,
+    cache: BTreeMap<Vector, Pirq>,
 }
 
 /// The daemon's process.
@@ -71,7 +90,7 @@ impl DaemonProcess {
         let life = Life::default();
         let mut process = Self {
             core: Daemon::new(vec![name.into()]),
-            xen: SimHypervisor(xen.clone(), Rc::clone(&life)),
+            xen: SimHypervisor(xen.clone(), Rc::clone(&life), Spoilt::default()),
             host: SimHost(xen.clone(), Rc::clone(&life)),
             store: SimStore(store.connect(DomId::DOM0), Rc::clone(&life)),
             clock: xen.clone(),
@@ -89,6 +108,11 @@ impl DaemonProcess {
     pub fn set_silent(&mut self, silent: bool) {
         self.silent = silent;
         self.clock.wake(DomId::DOM0);
+    }
+
+    /// Lets it do this wrong from now on.
+    pub fn sabotage(&mut self, how: Sabotage) {
+        self.xen.2.how = Some(how);
     }
 
     /// Lets the process die after this many more calls: from then on nothing it tries has
@@ -189,7 +213,7 @@ impl Actor for DaemonProcess {
     }
 }
 
-struct SimHypervisor(Xen, Life);
+struct SimHypervisor(Xen, Life, Spoilt);
 
 /// What a dead process's calls are answered with (`EIO`); it never sees it.
 const DEAD: i32 = 5;
@@ -281,12 +305,23 @@ impl Hypervisor for SimHypervisor {
         entry: u16,
         table_base: u64,
     ) -> Result<Pirq, XenError> {
-        self.call("xc_physdev_map_pirq_msi", |xen| {
+        let vector = (domain, device, entry, table_base);
+        if self.2.how == Some(Sabotage::CachedPirqs)
+            && let Some(pirq) = self.2.cache.get(&vector)
+        {
+            return Ok(*pirq);
+        }
+        let pirq = self.call("xc_physdev_map_pirq_msi", |xen| {
             xen.map_msi(DomId::DOM0, domain, device, entry, table_base)
-        })
+        })?;
+        self.2.cache.insert(vector, pirq);
+        Ok(pirq)
     }
 
     fn unmap_pirq(&mut self, domain: DomId, pirq: Pirq) -> Result<(), XenError> {
+        if self.2.how == Some(Sabotage::KeepsMapped) {
+            return Ok(());
+        }
         self.call("xc_physdev_unmap_pirq", |xen| {
             xen.unmap_pirq(DomId::DOM0, domain, pirq)
         })
