@@ -71,7 +71,7 @@ impl Daemon {
             record.order(nodes, id, Phase::Prepare)
         })?;
         self.generation = generation;
-        let mut loan = Loan::new(record);
+        let mut loan = Loan::new(id, record);
         loan.facts = Some(facts);
         loan.waiter = Some(Waiter::Attach(client));
         loan.deadline = Some(env.now.after(RESET_DEADLINE));

@@ -4,10 +4,10 @@
 use pcidom_loan::{LoanId, Outcome, Phase};
 use pcidom_xenbus::XenbusState;
 
+use super::leases::Leases;
 use super::loan::{Lost, RESET_DEADLINE, TELL_DEADLINE, Waiter};
 use super::rights::{self, Taking};
-use super::{Daemon, Env, Failure, Leases, Record, Stage, link, paths};
-use crate::hypervisor::errno;
+use super::{Daemon, Env, Failure, Record, Stage, link, paths};
 use crate::verb::Reply;
 
 impl Daemon {
@@ -104,21 +104,20 @@ impl Daemon {
         let other_domain = env.store.read(&paths::vm(record.guest()));
         if other_domain.is_ok_and(|vm| vm.is_some_and(|vm| vm != record.guest_vm)) {
             log::warn!("{title}: another domain has that number now, nothing to take");
-            self.set_leases(id, Leases::None);
+            self.set_leases(id, Leases::default());
             return;
         }
         let info = env.xen.domain(record.guest()).ok().flatten();
         let home = record.guest_is_home(env.store).unwrap_or(false);
         let dying = info.is_none_or(|info| info.dying) || !home;
-        if record.leases == Leases::Intent {
+        if self.loans.get(&id).is_some_and(|loan| loan.leases.is_intent()) {
             self.unmap_unrecorded(env, id);
         }
         // Without its IOMMU context every access of a busy device would be a fault.
         if let Err(error) = env.host.stop_dma(record.device.0) {
             log::warn!("{title}: {error}");
         }
-        unmap(env, &record, &title);
-        self.set_leases(id, Leases::None);
+        self.end_leases(env, id);
         let gsi = facts.as_ref().and_then(|facts| facts.gsi);
         let keep_gsi = self.loans.iter().any(|(other, loan)| {
             *other != id
@@ -139,8 +138,16 @@ impl Daemon {
 
     pub(super) fn set_leases(&mut self, id: LoanId, leases: Leases) {
         if let Some(loan) = self.loans.get_mut(&id) {
-            loan.record.leases = leases;
+            loan.record.leases = leases.note();
+            loan.leases = leases;
         }
+    }
+
+    pub(super) fn end_leases(&mut self, env: &mut Env<'_>, id: LoanId) {
+        let Some(loan) = self.loans.get_mut(&id) else { return };
+        let (guest, title) = (loan.record.guest(), loan.title(id));
+        std::mem::take(&mut loan.leases).end(env, guest, &title);
+        loan.record.leases = loan.leases.note();
     }
 
     /// pcidom takes the device back; without it the daemon finishes alone: the next loan
@@ -254,20 +261,5 @@ impl Daemon {
             (*id, record)
         });
         moved.collect()
-    }
-}
-
-/// Unmaps all leases of a loan. A mapping that is gone went with its domain.
-pub(super) fn unmap(env: &mut Env<'_>, record: &Record, title: &str) {
-    let pirqs: Vec<String> = record.leases.pirqs().map(|pirq| pirq.to_string()).collect();
-    for pirq in record.leases.pirqs() {
-        if let Err(error) = env.xen.unmap_pirq(record.guest(), pirq)
-            && ![errno::EINVAL, errno::ESRCH].contains(&error.errno)
-        {
-            log::error!("{title}: pirq {pirq}: {error}");
-        }
-    }
-    if !pirqs.is_empty() {
-        log::info!("{title}: unmapped {} pirqs: {}", pirqs.len(), pirqs.join(","));
     }
 }

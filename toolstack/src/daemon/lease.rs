@@ -5,16 +5,9 @@ use pcidom_loan::{
 };
 use pcidom_xenbus::Pirq;
 
-use super::ending::unmap;
-use super::{Daemon, Env, Failure, Leases, Record, Stage, paths};
-use crate::hypervisor::{XenError, errno};
-
-/// The vectors of one request, as Xen wants them named.
-struct Vectors {
-    entries: Vec<u16>,
-    table_base: u64,
-    kind: &'static str,
-}
+use super::leases::{Leases, Noted, Vector};
+use super::{Daemon, Env, Failure, Record, Stage, paths};
+use crate::hypervisor::errno;
 
 impl Daemon {
     /// Looks whether pcidom asks for something new for this loan, and answers it.
@@ -78,12 +71,7 @@ impl Daemon {
         env: &mut Env<'_>,
         id: LoanId,
     ) -> Result<Result<Vec<Pirq>, LeaseRefusal>, Failure> {
-        if let Some(loan) = self.loans.get(&id) {
-            unmap(env, &loan.record, &loan.title(id));
-            #[cfg(feature = "cached-pirqs")]
-            super::cached_pirqs::keep(&loan.record);
-        }
-        self.set_leases(id, Leases::None);
+        self.end_leases(env, id);
         Ok(Ok(Vec::new()))
     }
 
@@ -102,31 +90,27 @@ impl Daemon {
         let Some(vectors) = self.allowed(id, entries).filter(|_| lent) else {
             return Ok(Err(LeaseRefusal::NotAllowed));
         };
-        if loan.record.leases != Leases::None {
+        if !loan.leases.is_none() {
             return Ok(Err(LeaseRefusal::Busy));
         }
         let mut record = loan.record.clone();
         // From here until the answer, only this node knows that there may be pirqs.
-        record.leases = Leases::Intent;
+        record.leases = Noted::INTENT;
         record.save(env.store, id)?;
-        let result = match map_all(env, &record, &vectors) {
-            Ok(pirqs) => {
-                let list = |numbers: &mut dyn Iterator<Item = u16>| {
-                    numbers.map(|n| n.to_string()).collect::<Vec<_>>().join(",")
-                };
+        let result = match Leases::map(env, id, &record, &vectors) {
+            Ok(leases) => {
+                let pirqs: Vec<Pirq> = leases.pirqs().collect();
                 log::info!(
-                    "{title}: mapped {} pirqs: {} ({} entries {})",
+                    "{title}: mapped {} pirqs: {}",
                     pirqs.len(),
-                    list(&mut pirqs.iter().map(|pirq| pirq.0)),
-                    vectors.kind,
-                    list(&mut vectors.entries.iter().copied()),
+                    list(&vectors, &pirqs)
                 );
-                self.set_leases(id, Leases::Held(pirqs.iter().map(|p| p.0).collect()));
+                self.set_leases(id, leases);
                 Ok(pirqs)
             }
             Err(error) => {
-                log::warn!("{title}: {}: {error}", vectors.kind);
-                self.set_leases(id, Leases::None);
+                log::warn!("{title}: {} vectors: {error}", vectors.len());
+                self.set_leases(id, Leases::default());
                 Err(match error.errno {
                     errno::ENOSPC => LeaseRefusal::OutOfVectors,
                     _ => LeaseRefusal::Failed,
@@ -137,7 +121,7 @@ impl Daemon {
     }
 
     /// What a request comes to by the device's own tables, if it may be done at all.
-    fn allowed(&self, id: LoanId, entries: Option<Vec<u16>>) -> Option<Vectors> {
+    fn allowed(&self, id: LoanId, entries: Option<Vec<u16>>) -> Option<Vec<Vector>> {
         let loan = self.loans.get(&id)?;
         let facts = loan.facts.as_ref()?;
         if loan.record.device.0.segment() != 0 {
@@ -145,48 +129,28 @@ impl Daemon {
             log::warn!("{}: only segment 0 can have MSI", loan.title(id));
             return None;
         }
-        match entries {
-            None => {
-                facts.msi?;
-                Some(Vectors { entries: vec![0], table_base: 0, kind: "MSI" })
-            }
-            Some(entries) => {
-                let (_, table) = facts.msix?;
-                let fits = entries.iter().all(|entry| *entry < table.entries);
-                let table_base = table.bar_base;
-                fits.then_some(Vectors { entries, table_base, kind: "MSI-X" })
-            }
-        }
+        let Some(entries) = entries else {
+            return facts.msi.map(|_| vec![Vector::Msi]);
+        };
+        let (_, table) = facts.msix?;
+        let table_base = table.bar_base;
+        let fits = entries.iter().all(|entry| *entry < table.entries);
+        let vectors = entries.into_iter().map(|entry| Vector::Msix { entry, table_base });
+        fits.then(|| vectors.collect())
     }
+}
+
+/// What was mapped, for the log.
+fn list(vectors: &[Vector], pirqs: &[Pirq]) -> String {
+    let pairs = vectors.iter().zip(pirqs).map(|(vector, pirq)| match vector {
+        Vector::Msi => format!("{pirq} (MSI)"),
+        Vector::Msix { entry, .. } => format!("{pirq} (MSI-X {entry})"),
+    });
+    pairs.collect::<Vec<_>>().join(", ")
 }
 
 /// Not for a guest on its way out: its end is on the way too, and unmaps what is mapped.
 fn record_is_alive(env: &mut Env<'_>, record: &Record) -> Result<bool, Failure> {
     let info = env.xen.domain(record.guest())?;
     Ok(info.is_some_and(|info| !info.dying))
-}
-
-fn map_all(
-    env: &mut Env<'_>,
-    record: &Record,
-    vectors: &Vectors,
-) -> Result<Vec<Pirq>, XenError> {
-    let (guest, device) = (record.guest(), record.device.0);
-    let mut pirqs = Vec::with_capacity(vectors.entries.len());
-    #[cfg(feature = "cached-pirqs")]
-    pirqs.extend(super::cached_pirqs::take(device, vectors.entries.len()));
-    for entry in vectors.entries.iter().skip(pirqs.len()) {
-        match env.xen.map_msi(guest, device, *entry, vectors.table_base) {
-            Ok(pirq) => pirqs.push(pirq),
-            Err(error) => {
-                for pirq in pirqs {
-                    if let Err(error) = env.xen.unmap_pirq(guest, pirq) {
-                        log::error!("{device}: undoing the map of pirq {pirq}: {error}");
-                    }
-                }
-                return Err(error);
-            }
-        }
-    }
-    Ok(pirqs)
 }

@@ -6,6 +6,7 @@ use pcidom_loan::{Generation, LoanId, LoanReport, Outcome};
 use pcidom_script::Instant;
 use pcidom_xenbus::XenbusState;
 
+use super::leases::Leases;
 use super::{Client, Daemon, Env, Failure, Record, Stage, paths};
 use crate::host::DeviceFacts;
 use crate::store::Nodes;
@@ -55,6 +56,8 @@ impl Lost {
 #[derive(Debug)]
 pub(super) struct Loan {
     pub(super) record: Record,
+    /// Its vectors; the record has a note of them.
+    pub(super) leases: Leases,
     /// What the rights are made of. None if dom0 does not know the device any more.
     pub(super) facts: Option<DeviceFacts>,
     /// When it has to be looked at although nothing has happened.
@@ -73,8 +76,10 @@ pub(super) struct Loan {
 }
 
 impl Loan {
-    pub(super) fn new(record: Record) -> Self {
+    /// A loan that begins, or was found in the record.
+    pub(super) fn new(id: LoanId, record: Record) -> Self {
         Self {
+            leases: Leases::recover(id, &record),
             record,
             facts: None,
             deadline: None,
@@ -238,7 +243,7 @@ impl Daemon {
             log::error!("loan {id}: {error}");
         }
         let Some(loan) = self.loans.get_mut(&id) else { return };
-        let half_mapped = loan.record.leases == super::Leases::Intent;
+        let half_mapped = loan.leases.is_intent();
         let (pcidom, guest) = (loan.record.pcidom(), loan.record.guest());
         let reason = match loan.record.stage {
             Stage::Preparing => Some("the daemon was started anew"),

@@ -29,6 +29,7 @@ mod ecam;
 mod ending;
 mod guest_config;
 mod lease;
+mod leases;
 mod link;
 mod loan;
 mod lock;
@@ -54,10 +55,11 @@ use crate::host::{Host, HostError};
 use crate::hypervisor::{Hypervisor, XenError};
 use crate::store::{Fired, Store, StoreError};
 use crate::verb::{Reply, Verb};
+pub use leases::Noted;
 use loan::Loan;
 use pool::Pcidom;
 pub use protection::{Found, Protection, remapping_in_log};
-pub use record::{Leases, Record, Stage};
+pub use record::{Record, Stage};
 use status::Query;
 
 /// What the daemon works on, lent to it for one event.
@@ -145,7 +147,7 @@ impl Daemon {
         }
         for (id, record) in records {
             log::info!("found loan {id}: {} of {}", record.device.0, record.guest_name);
-            let mut loan = Loan::new(record);
+            let mut loan = Loan::new(id, record);
             loan.read_facts(env);
             self.loans.insert(id, loan);
         }

@@ -15,15 +15,16 @@
 use std::fmt;
 
 use pcidom_loan::{LoanId, LoanOrder, Phase};
-use pcidom_xenbus::{DomId, Pirq};
+use pcidom_xenbus::DomId;
 use serde::{Deserialize, Serialize};
 
+use super::leases::Noted;
 use super::{Env, Failure, paths};
 use crate::store::{Nodes, Permissions, StoreError};
 use crate::verb::Bdf;
 
 /// Version of the record's form.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// How far a loan has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,26 +51,6 @@ impl fmt::Display for Stage {
             Self::Detaching => "detaching",
             Self::Ending => "ending",
         })
-    }
-}
-
-/// The interrupt leases of a loan.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Leases {
-    /// None.
-    None,
-    /// Being mapped: which, nobody knows until it is done.
-    Intent,
-    /// These.
-    Held(Vec<u16>),
-}
-
-impl Leases {
-    /// The pirqs.
-    pub fn pirqs(&self) -> impl Iterator<Item = Pirq> + '_ {
-        let pirqs = if let Self::Held(pirqs) = self { pirqs.as_slice() } else { &[] };
-        pirqs.iter().copied().map(Pirq)
     }
 }
 
@@ -100,7 +81,7 @@ pub struct Record {
     /// The last lease request that was served.
     pub sequence: u32,
     /// What is mapped.
-    pub leases: Leases,
+    pub leases: Noted,
 }
 
 impl Record {
@@ -125,7 +106,7 @@ impl Record {
             slot,
             entry: None,
             sequence: 0,
-            leases: Leases::None,
+            leases: Noted::default(),
         }
     }
 

@@ -147,7 +147,7 @@ impl Daemon {
             guest: loan.record.guest_name.clone(),
             domid: loan.record.guest,
             phase: loan.record.stage.to_string(),
-            pirqs: loan.record.leases.pirqs().map(|pirq| pirq.0).collect(),
+            pirqs: loan.leases.pirqs().map(|pirq| pirq.0).collect(),
         });
         let mut report = None;
         if has_report(env, domain, number) {

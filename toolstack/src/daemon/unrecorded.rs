@@ -64,7 +64,7 @@ impl Daemon {
         let config = env.host.domain_config(record.guest(), uuid).unwrap_or_default();
         let mut known: BTreeSet<u16> = line_pirqs(&config).into_iter().collect();
         for loan in self.loans.values().filter(|loan| loan.record.guest == record.guest) {
-            known.extend(loan.record.leases.pirqs().map(|pirq| pirq.0));
+            known.extend(loan.leases.pirqs().map(|pirq| pirq.0));
             let gsi = loan.facts.as_ref().and_then(|facts| facts.gsi);
             known.extend(gsi.map(|gsi| gsi.0));
         }

@@ -3,7 +3,7 @@
 use pcidom_loan::LoanId;
 use pcidom_xenbus::DomId;
 
-use super::{Daemon, Env, Failure, Leases, paths};
+use super::{Daemon, Env, Failure, paths};
 use crate::store::Fired;
 
 /// What a watch is for; its text is the watch's token.
@@ -139,7 +139,7 @@ impl Daemon {
                 self.greet(env, pcidom)?;
                 let ours = self.loans.iter().filter(|(_, l)| l.record.pcidom() == pcidom);
                 let mut ids: Vec<_> =
-                    ours.map(|(id, l)| (l.record.leases == Leases::None, *id)).collect();
+                    ours.map(|(id, l)| (l.leases.is_none(), *id)).collect();
                 // What is held first. A daemon may have died between an unmap and the word
                 // of it: then the record holds numbers that are free, and the same request
                 // is here again. Once it is served, another loan may get these numbers.

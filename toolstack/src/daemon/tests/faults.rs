@@ -197,7 +197,7 @@ fn numbers_that_were_unmapped_but_not_written_off_are_not_unmapped_again() {
         bed.settle();
     });
     assert_eq!(vectors(&bed), []);
-    assert!(bed.get("/tool/pcidom/loans/1").unwrap().contains("[55,54]"));
+    assert!(bed.get("/tool/pcidom/loans/1").unwrap().contains("[[0,55],[1,54]]"));
     // Meanwhile the other loan of the guest, which comes first, wants some.
     bed.store.disconnect();
     let generation = bed.order(0).unwrap().generation;

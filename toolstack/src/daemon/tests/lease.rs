@@ -28,7 +28,7 @@ fn the_start_of_an_nvme_driver_one_vector_then_many() {
     assert!(
         bed.xen.log.contains(&"xc_physdev_map_pirq_msi 2 0000:01:00.0 2 fe700000".into())
     );
-    assert!(bed.get("/tool/pcidom/loans/0").unwrap().contains("[55,54,53]"));
+    assert!(bed.get("/tool/pcidom/loans/0").unwrap().contains("[[0,55],[1,54],[2,53]]"));
 }
 
 #[test]
