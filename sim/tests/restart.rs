@@ -186,3 +186,32 @@ fn a_daemon_may_die_between_any_two_calls_of_a_guests_end() {
     let died = (0..).take_while(|calls| dies_after(*calls, true, destroy)).count();
     assert!(died > 30, "{died} calls");
 }
+
+#[test]
+fn status_names_a_record_that_differs_from_what_pcidom_holds() {
+    let mut scene = Scene::ready(9, 1);
+    let guest = scene.lend("guest", 0);
+    let differences = |scene: &mut Scene| -> Vec<_> {
+        let asked = scene.ask(|daemon| daemon.ask(Verb::Status { pcidom: None }));
+        let Reply::Status { status } = scene.wait_for(asked) else { panic!("no status") };
+        let loans = status.pcidoms.iter().flat_map(|pcidom| &pcidom.loans);
+        loans.filter_map(|loan| loan.difference.clone()).collect()
+    };
+    assert_eq!(differences(&mut scene), Vec::<String>::new());
+    // The record loses a lease while no daemon runs.
+    scene.kill_daemon();
+    let dom0 = scene.world.store().connect(DomId::DOM0);
+    let path = "/tool/pcidom/loans/0";
+    let record = dom0.read(path).unwrap();
+    assert!(record.contains("[[0,55],[1,54],[2,53]]"), "{record}");
+    dom0.write(path, &record.replace(",[2,53]", "")).unwrap();
+    scene.start_daemon();
+    scene.world.run_for(Duration::from_secs(1));
+    let found = differences(&mut scene).join("\n");
+    let told = "pcidom holds pirqs 55,54,53, the daemon's record has 55,54: ";
+    assert!(found.starts_with(told), "{found}");
+    assert!(found.contains("pcidomctl detach guest 0000:01:00.0"), "{found}");
+    // The next enable brings both together again.
+    scene.reload(&guest);
+    assert_eq!(differences(&mut scene), Vec::<String>::new());
+}

@@ -19,6 +19,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use pcidom_loan::LeaseAnswer;
 use pcidom_pci::fake::{FakeBackend, FakeFunction};
 use pcidom_pci::regs::{command as bits, header, msi, msix};
 use pcidom_pci::{Function, Sbdf};
@@ -209,7 +210,12 @@ impl Bed {
             record.clone(),
             live.iter().map(|(_, p)| p.0).collect(),
         )?;
+        same("the daemon's own check", loan.difference.clone(), None)?;
         let report = status.pcidoms[0].report.as_ref().ok_or("no report")?;
+        let held = report.get("leases/0").ok_or("nothing to check against")?;
+        let held: LeaseAnswer =
+            held.parse().map_err(|error| format!("{held}: {error}"))?;
+        same("pcidom's leases and the record", held.result, Ok(record.clone()))?;
         let shown =
             report.get(&format!("guests/{}/0", self.guest)).ok_or("not served")?;
         let pcidom = shown.split(" denied").next().unwrap_or_default().to_owned();

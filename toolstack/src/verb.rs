@@ -119,6 +119,9 @@ pub struct LoanLine {
     pub phase: String,
     /// The pirqs that are mapped for it.
     pub pirqs: Vec<u16>,
+    /// What pcidom holds instead, if that is something else, and what to do.
+    #[serde(default)]
+    pub difference: Option<String>,
 }
 
 /// One pcidom.

@@ -112,6 +112,13 @@ impl LeaseClient {
         Some(LeaseStep::Tell(Err(NoLease::NoAnswer)))
     }
 
+    /// Which request was the last, if all is answered: what is held now is what the
+    /// daemon's record says since then.
+    pub(super) fn settled(&self) -> Option<(Generation, u32)> {
+        let settled = self.open.is_none() && self.next.is_none();
+        settled.then_some((self.generation, self.sequence))
+    }
+
     /// Whether an answer is waited for.
     pub(super) const fn is_open(&self) -> bool {
         self.open.is_some()

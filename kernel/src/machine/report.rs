@@ -8,9 +8,11 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use pciback::FunctionStatus;
+use pciback::interrupt::Mode;
 use pciback::policy::Dropped;
-use pcidom_loan::{MAX_TEXT, REPORT_DIR};
+use pcidom_loan::{LeaseAnswer, MAX_TEXT, REPORT_DIR};
 use pcidom_pci::Sbdf;
+use pcidom_xenbus::DomId;
 
 use super::Machine;
 use super::alink::PoolDevice;
@@ -74,6 +76,22 @@ pub(super) fn function_text(status: &FunctionStatus) -> String {
 }
 
 impl<P: Platform> Machine<P> {
+    /// The leases of a function, for the daemon to compare with its record; nothing while
+    /// they change.
+    fn held(&self, guest: DomId, status: &FunctionStatus) -> Option<(String, String)> {
+        let mut loans = self.loans.iter();
+        let (id, loan) = loans.find(|(_, loan)| {
+            loan.guest() == guest && loan.order.device == status.sbdf
+        })?;
+        let (generation, sequence) = loan.lease.settled()?;
+        if status.mode == Mode::Between {
+            return None;
+        }
+        let result = Ok(status.pirqs.iter().map(|pirq| pirq.0).collect());
+        let held = LeaseAnswer { generation, sequence, result };
+        Some((format!("leases/{id}"), held.to_string()))
+    }
+
     /// The daemon asks for a report with this number.
     pub(super) fn write_report(&mut self, number: Option<String>, heap: HeapUse) {
         let Some(number) = number.filter(|n| n.len() <= 20) else { return };
@@ -86,6 +104,7 @@ impl<P: Platform> Machine<P> {
             nodes.push((format!("guests/{guest}"), guest_text(known)));
             for (n, status) in known.server.functions().enumerate() {
                 nodes.push((format!("guests/{guest}/{n}"), function_text(&status)));
+                nodes.extend(self.held(*guest, &status));
             }
         }
         if let Some(text) = self.stop_report() {

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use pcidom_loan::MAX_TEXT;
+use pcidom_loan::{Generation, LeaseAnswer, MAX_TEXT};
 use pcidom_pci::VirtualBdf;
 use pcidom_script::Instant;
 use pcidom_xenbus::DomId;
 
 use super::attach::find_domain;
+use super::loan::Loan;
 use super::pool::{Pcidom, PoolDevice, PoolState};
 use super::{Client, Daemon, Env, Failure, Stage, paths};
 use crate::store::{Nodes, StoreError};
@@ -139,6 +140,16 @@ impl Daemon {
             let note = note(entry);
             PoolLine { device: Bdf(*device), state: state.into(), note }
         });
+        let mut report = None;
+        if has_report(env, domain, number) {
+            let mut nodes = BTreeMap::new();
+            let root = paths::report(domain);
+            // What could not be read is left out.
+            let _ = read_report(env.store, &root, "", 0, &mut nodes);
+            report = Some(nodes);
+        }
+        let said =
+            |id| report.as_ref().and_then(|nodes| nodes.get(&format!("leases/{id}")));
         let ours = self.loans.iter().filter(|(_, loan)| loan.record.pcidom() == domain);
         let loans = ours.map(|(id, loan)| LoanLine {
             id: id.to_string(),
@@ -148,24 +159,44 @@ impl Daemon {
             domid: loan.record.guest,
             phase: loan.record.stage.to_string(),
             pirqs: loan.leases.pirqs().map(|pirq| pirq.0).collect(),
+            difference: said(id).and_then(|text| difference(loan, text)),
         });
-        let mut report = None;
-        if has_report(env, domain, number) {
-            let mut nodes = BTreeMap::new();
-            let root = paths::report(domain);
-            // What could not be read is left out.
-            let _ = read_report(env.store, &root, "", 0, &mut nodes);
-            report = Some(nodes);
-        }
+        let loans = loans.collect();
         PcidomLine {
             name: pcidom.name.clone(),
             domid: domain.0,
             ready: pcidom.ready,
             pool: pool.collect(),
-            loans: loans.collect(),
+            loans,
             report,
         }
     }
+}
+
+/// Compares what pcidom says it holds for a loan with the record. Each request that was
+/// answered since has changed both, so only a report after the same request counts.
+fn difference(loan: &Loan, said: &str) -> Option<String> {
+    let said: LeaseAnswer = said.parse().ok()?;
+    let record = &loan.record;
+    let same_moment = said.generation == Generation(record.generation)
+        && said.sequence == record.sequence
+        && matches!(record.stage, Stage::Lent | Stage::Detaching);
+    let theirs = said.result.ok().filter(|_| same_moment)?;
+    let ours: Vec<u16> = loan.leases.pirqs().map(|pirq| pirq.0).collect();
+    if theirs == ours {
+        return None;
+    }
+    let list = |pirqs: &[u16]| match pirqs {
+        [] => "none".into(),
+        some => some.iter().map(u16::to_string).collect::<Vec<_>>().join(","),
+    };
+    let (guest, device) = (&record.guest_name, record.device.0);
+    Some(format!(
+        "pcidom holds pirqs {}, the daemon's record has {}: its guest may miss interrupts; \
+         detach it (pcidomctl detach {guest} {device}), attach it again, and report this",
+        list(&theirs),
+        list(&ours)
+    ))
 }
 
 fn note(entry: &PoolDevice) -> Option<String> {

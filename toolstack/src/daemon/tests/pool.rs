@@ -1,3 +1,5 @@
+use pcidom_loan::LeaseAsk;
+
 use super::bed::{Bed, P, POOL, device};
 use crate::fake::{Holdings, Owner};
 use crate::host::EcamRegion;
@@ -186,4 +188,33 @@ fn status_waits_for_the_report_but_not_for_long() {
     bed.pass(2);
     let Reply::Status { status } = bed.reply() else { panic!() };
     assert_eq!(status.pcidoms[0].report, None);
+}
+
+#[test]
+fn status_compares_leases_only_if_the_report_is_of_the_same_request() {
+    let mut bed = Bed::lent();
+    bed.request(1, LeaseAsk::MapMsix(vec![0, 1]));
+    let generation = bed.order(0).unwrap().generation;
+    for (said, differs) in [
+        (format!("gen={generation} seq=1 ok 55,54"), false),
+        (format!("gen={generation} seq=1 ok 54,55"), true),
+        (format!("gen={generation} seq=1 ok"), true),
+        (format!("gen={generation} seq=2 ok 54,55"), false),
+        (format!("gen={generation} seq=0 ok"), false),
+        ("gen=99 seq=1 ok".into(), false),
+        (format!("gen={generation} seq=1 ok 55,54,x"), false),
+        (String::new(), false),
+    ] {
+        bed.ask(&Verb::Status { pcidom: None });
+        let number = bed.get("/local/domain/1/pcidom/query").unwrap();
+        let report = "/local/domain/1/data/pcidom/report";
+        bed.set(&format!("{report}/leases/0"), &said);
+        bed.set(&format!("{report}/number"), &number);
+        bed.settle();
+        let Reply::Status { status } = bed.reply() else { panic!() };
+        let difference = &status.pcidoms[0].loans[0].difference;
+        assert_eq!(difference.is_some(), differs, "{said}: {difference:?}");
+        let shown = crate::print::status(&status).contains("trouble: pcidom holds");
+        assert_eq!(shown, differs, "{said}");
+    }
 }
