@@ -132,6 +132,7 @@ impl DaemonProcess {
             guest: guest.to_string(),
             device: Bdf(device),
             slot: None,
+            share_line: false,
             pcidom: Some(pcidom.into()),
         })
     }
@@ -347,6 +348,25 @@ const RESOURCE_MEMORY: u64 = 0x200;
 /// Flags of a port resource (`IORESOURCE_IO`).
 const RESOURCE_IO: u64 = 0x100;
 
+impl SimHost {
+    fn change_command(
+        &self,
+        device: Sbdf,
+        change: impl FnOnce(u16) -> u16,
+    ) -> Result<(), HostError> {
+        if !lives(&self.1) {
+            return Err(HostError("dead".into()));
+        }
+        self.0.with_hardware(device, Hand::Dom0, |backend| {
+            let hardware = backend.hardware_mut();
+            let [low, high, ..] = hardware.word(header::COMMAND).to_le_bytes();
+            let changed = change(u16::from_le_bytes([low, high]));
+            hardware.set_bytes(header::COMMAND, &changed.to_le_bytes());
+        });
+        Ok(())
+    }
+}
+
 impl Host for SimHost {
     fn device(&mut self, device: Sbdf) -> Result<RawDevice, HostError> {
         let none = || HostError(format!("{device} is not there"));
@@ -376,16 +396,11 @@ impl Host for SimHost {
     }
 
     fn stop_dma(&mut self, device: Sbdf) -> Result<(), HostError> {
-        if !lives(&self.1) {
-            return Err(HostError("dead".into()));
-        }
-        self.0.with_hardware(device, Hand::Dom0, |backend| {
-            let hardware = backend.hardware_mut();
-            let [low, high, ..] = hardware.word(header::COMMAND).to_le_bytes();
-            let quiet = u16::from_le_bytes([low, high]) & !command::BUS_MASTER;
-            hardware.set_bytes(header::COMMAND, &quiet.to_le_bytes());
-        });
-        Ok(())
+        self.change_command(device, |word| word & !command::BUS_MASTER)
+    }
+
+    fn disable_line(&mut self, device: Sbdf) -> Result<(), HostError> {
+        self.change_command(device, |word| word | command::INTX_DISABLE)
     }
 
     fn arm(&mut self, device: Sbdf, quirks: &[Quirk]) -> Result<(), HostError> {

@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use pcidom_pci::regs::{command, header};
 use pcidom_sim::Scene;
+use pcidom_sim::linux_guest::Command;
 use pcidom_sim::scene::NVME;
+use pcidom_sim::xen::devices::Hand;
+use pcidom_sim::xen::pirqs::Mapped;
 use pcidom_toolstack::verb::Reply;
 
 #[test]
@@ -94,4 +98,46 @@ fn two_guests_reload_their_drivers_at_the_same_time() {
         }
         scene.check();
     }
+}
+
+/// Devices 0 and 8 have the same line, and the first guest has that.
+#[test]
+fn a_second_guest_on_a_line_works_with_messages_and_never_has_the_line() {
+    let mut scene = Scene::ready(4, 9);
+    let one = scene.lend("one", 0);
+    let two = scene.lend("two", 8);
+    let (first, second) = (one.borrow().domain_id(), two.borrow().domain_id());
+    let device = scene.device(8);
+    let xen = scene.world.xen().clone();
+    assert_eq!(xen.gsi(device), xen.gsi(scene.device(0)));
+    let has_line = |domain| {
+        let mut pirqs = xen.pirqs(domain).into_iter();
+        pirqs.any(|(_, mapped)| matches!(mapped, Mapped::Line(_)))
+    };
+    assert!(has_line(first) && !has_line(second));
+    let intx_is_off = || {
+        xen.with_hardware(device, Hand::Dom0, |backend| {
+            backend.hardware().word(header::COMMAND) & u32::from(command::INTX_DISABLE)
+        }) != Some(0)
+    };
+    // With messages, without, and again.
+    let (at, _) = two.borrow().state().by_ids(NVME).unwrap();
+    assert_eq!(two.borrow().state().found[&at].line, 0, "no line is shown");
+    assert!(intx_is_off());
+    two.borrow().command(Command::Unload(at));
+    scene.world.run_for(Duration::from_secs(2));
+    assert_eq!(xen.vectors_of(device), []);
+    assert!(intx_is_off());
+    two.borrow().command(Command::Load(at));
+    assert!(scene.guest_uses(&two, NVME) && xen.send_message(device, 2));
+    assert!(intx_is_off());
+    // The first one never noticed, and a later guest gets the line.
+    assert!(xen.send_message(scene.device(0), 2) && has_line(first));
+    for (domain, device) in [(second, device), (first, scene.device(0))] {
+        assert!(matches!(scene.detach(domain, device, false), Reply::Done { .. }));
+    }
+    assert!(!has_line(first));
+    scene.check_nothing_lent();
+    let third = scene.lend("third", 8);
+    assert!(has_line(third.borrow().domain_id()));
 }

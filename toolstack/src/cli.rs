@@ -14,6 +14,10 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Lend a device of the pool to a guest.
     Attach {
+        /// Give the device its interrupt line although another guest has it, too: either
+        /// of the two can then hold up the other's interrupts.
+        #[arg(long)]
+        share_line: bool,
         /// Name or domid of a PV guest.
         guest: String,
         /// PCI_SPEC_STRING: [DDDD:]BB:SS.F[@VSLOT][,key=value...]

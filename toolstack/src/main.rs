@@ -31,9 +31,10 @@ fn complain(text: &str) {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Attach { guest, spec, pcidom } => {
+        Command::Attach { share_line, guest, spec, pcidom } => {
             Ok(with_spec("attach", &spec, |Spec { device, slot }| {
-                ask("attach", &Verb::Attach { guest, device: Bdf(device), slot, pcidom })
+                let device = Bdf(device);
+                ask("attach", &Verb::Attach { guest, device, slot, share_line, pcidom })
             }))
         }
         Command::Detach { force, guest, spec, pcidom } => {

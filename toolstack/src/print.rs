@@ -63,6 +63,9 @@ fn pcidom_text(text: &mut String, pcidom: &PcidomLine) {
             "  {:>4} {:>6} {} {guest:16} {:9} {pirqs}",
             loan.id, loan.generation, loan.device.0, loan.phase
         );
+        if let Some(no_line) = &loan.no_line {
+            let _ = writeln!(text, "       note: {no_line}");
+        }
         if let Some(difference) = &loan.difference {
             let _ = writeln!(text, "       trouble: {difference}");
         }

@@ -42,6 +42,9 @@ pub enum Verb {
         device: Bdf,
         /// The virtual slot, if one is asked for.
         slot: Option<u8>,
+        /// Give it its line although another guest has that.
+        #[serde(default)]
+        share_line: bool,
         /// Whose pool it is in; if none is named, the only one's.
         pcidom: Option<String>,
     },
@@ -119,6 +122,9 @@ pub struct LoanLine {
     pub phase: String,
     /// The pirqs that are mapped for it.
     pub pirqs: Vec<u16>,
+    /// Why its guest can't use its interrupt line, if it can't.
+    #[serde(default)]
+    pub no_line: Option<String>,
     /// What pcidom holds instead, if that is something else, and what to do.
     #[serde(default)]
     pub difference: Option<String>,
@@ -213,6 +219,7 @@ mod tests {
             guest: "g\n1".into(),
             device: Bdf("01:00.0".parse().unwrap()),
             slot: Some(3),
+            share_line: true,
             pcidom: Some("pcidom".into()),
         };
         let request = Request { version: VERSION, verb };

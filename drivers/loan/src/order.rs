@@ -7,7 +7,7 @@ use core::str::FromStr;
 use pcidom_pci::Sbdf;
 
 use crate::Generation;
-use crate::text::{Fields, MAX_TEXT, ParseError};
+use crate::text::{Fields, MAX_TEXT, ParseError, decimal};
 
 /// How far a loan has come, by the daemon's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,6 +35,8 @@ pub struct LoanOrder {
     pub device: Sbdf,
     /// The virtual slot that was asked for, if one was.
     pub slot: Option<u8>,
+    /// Whether the guest may use the device's interrupt line. If not, another guest does.
+    pub line: bool,
 }
 
 impl fmt::Display for LoanOrder {
@@ -44,9 +46,10 @@ impl fmt::Display for LoanOrder {
             Phase::Lent => "lent",
             Phase::Ending => "ending",
         };
-        let Self { generation, guest, device, slot, .. } = self;
+        let Self { generation, guest, device, slot, line, .. } = self;
         write!(f, "gen={generation} phase={phase} guest={guest} dev={device}")?;
-        slot.map_or(Ok(()), |slot| write!(f, " vslot={slot}"))
+        slot.map_or(Ok(()), |slot| write!(f, " vslot={slot}"))?;
+        f.write_str(if *line { "" } else { " line=none" })
     }
 }
 
@@ -64,16 +67,19 @@ impl FromStr for LoanOrder {
         };
         let guest = fields.value("guest")?;
         let device = fields.value("dev")?;
-        let names_slot = || text.split(' ').any(|word| word.starts_with("vslot"));
-        let slot = match fields.value("vslot") {
-            Ok(slot) => {
-                fields.end()?;
-                Some(slot).filter(|slot| *slot < 32).ok_or(ParseError::Field("vslot"))?
+        let (mut slot, mut line) = (None, true);
+        while let Ok(word) = fields.word("option") {
+            match word.strip_prefix("vslot=") {
+                Some(number) if slot.is_none() && line => {
+                    slot = decimal(number).filter(|slot| *slot < 32);
+                    slot.ok_or(ParseError::Field("vslot"))?;
+                }
+                None if word == "line=none" && line => line = false,
+                _ => return Err(ParseError::Field("option")),
             }
-            Err(_) if names_slot() => return Err(ParseError::Field("vslot")),
-            Err(_) => return Ok(Self { generation, phase, guest, device, slot: None }),
-        };
-        Ok(Self { generation, phase, guest, device, slot: Some(slot) })
+        }
+        fields.end()?;
+        Ok(Self { generation, phase, guest, device, slot, line })
     }
 }
 
@@ -145,7 +151,9 @@ mod tests {
     #[test]
     fn orders_come_back_as_they_were_written() {
         for phase in [Phase::Prepare, Phase::Lent, Phase::Ending] {
-            for slot in [None, Some(31)] {
+            for (slot, line) in
+                [(None, true), (Some(31), true), (None, false), (Some(0), false)]
+            {
                 let device = "0000:01:00.0".parse().unwrap();
                 let order = LoanOrder {
                     generation: Generation(7),
@@ -153,6 +161,7 @@ mod tests {
                     guest: 3,
                     device,
                     slot,
+                    line,
                 };
                 assert_eq!(order.to_string().parse(), Ok(order));
             }
@@ -167,6 +176,8 @@ mod tests {
             "gen=1 phase=lent guest=70000 dev=0000:01:00.0",
             "gen=1 phase=gone guest=1 dev=0000:01:00.0",
             "gen=1 phase=lent guest=1 dev=0000:01:00.0 vslot=32",
+            "gen=1 phase=lent guest=1 dev=0000:01:00.0 line=16",
+            "gen=1 phase=lent guest=1 dev=0000:01:00.0 line=none line=none",
             "gen=1 phase=lent guest=1 dev=0000:01:00.0 vslot=3 more",
             "gen=-1 phase=lent guest=1 dev=0000:01:00.0",
         ] {

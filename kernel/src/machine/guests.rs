@@ -252,7 +252,15 @@ impl<P: Platform> Machine<P> {
                     log::error!("domain {id}: {device} was exported but is not known");
                     return;
                 };
-                let function = VirtualFunction::new(function);
+                let mut loans = self.loans.values();
+                let line = loans.any(|loan| {
+                    (loan.guest(), loan.order.device, loan.order.line)
+                        == (id, device, true)
+                });
+                let function = match line {
+                    true => VirtualFunction::new(function),
+                    false => VirtualFunction::without_line(function),
+                };
                 log::info!("domain {id}: {device} appears as {at}");
                 self.serve(id, platform, |server, _, _, _| {
                     server.add(at, function);

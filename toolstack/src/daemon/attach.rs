@@ -34,6 +34,7 @@ impl Daemon {
         env: &mut Env<'_>,
         client: Client,
         (guest, device, slot, pcidom): (&str, Sbdf, Option<u8>, Option<&str>),
+        share_line: bool,
     ) -> Result<(), Failure> {
         if let Some(refusal) = self.protection.refusal() {
             return Err(refused(refusal));
@@ -57,13 +58,15 @@ impl Daemon {
                 "{device} is a bridge: it is in the pool for resets and can't be lent"
             )));
         }
+        let line = self.may_use_line(guest.domain, device, &facts, share_line)?;
         let free = (0..MAX_LOANS)
             .filter_map(LoanId::new)
             .find(|id| !self.loans.contains_key(id));
         let id = free.ok_or_else(|| refused(format!("{MAX_LOANS} devices are lent")))?;
         let generation = self.generation + 1;
         let guest = (guest.domain, guest.name, guest.vm);
-        let record = Record::new(generation, (pcidom, vm), guest, Bdf(device), slot);
+        let mut record = Record::new(generation, (pcidom, vm), guest, Bdf(device), slot);
+        record.line = line;
         env.store.transaction(&mut |nodes| {
             nodes.write(&paths::generation(), &generation.to_string())?;
             record.save(nodes, id)?;
@@ -328,7 +331,11 @@ fn give(env: &mut Env<'_>, record: &Record, facts: &DeviceFacts) -> Result<(), F
     if let Some(what) = facts.unquiet(&raw) {
         return Err(refused(format!("pcidom left {device} unfit to be lent: {what}")));
     }
-    Ok(rights::give(env, record.guest(), device, facts)?)
+    if !record.line {
+        // Before the guest can touch it: pcidom leaves this bit as it is.
+        env.host.disable_line(device)?;
+    }
+    Ok(rights::give(env, record.guest(), device, facts, record.line)?)
 }
 
 /// What a refusal means for whoever asked.

@@ -122,6 +122,7 @@ impl Daemon {
         let keep_gsi = self.loans.iter().any(|(other, loan)| {
             *other != id
                 && loan.record.guest == record.guest
+                && loan.record.line
                 && matches!(
                     loan.record.stage,
                     Stage::Lending | Stage::Lent | Stage::Detaching

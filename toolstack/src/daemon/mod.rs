@@ -30,6 +30,7 @@ mod ending;
 mod guest_config;
 mod lease;
 mod leases;
+mod line;
 mod link;
 mod loan;
 mod lock;
@@ -170,8 +171,13 @@ impl Daemon {
     pub fn ask(&mut self, env: &mut Env<'_>, client: Client, verb: &Verb) {
         log::debug!("asked: {verb:?}");
         let result = match verb {
-            Verb::Attach { guest, device, slot, pcidom } => self
-                .attach(env, client, (guest, device.0, *slot, pcidom.as_deref()))
+            Verb::Attach { guest, device, slot, share_line, pcidom } => self
+                .attach(
+                    env,
+                    client,
+                    (guest, device.0, *slot, pcidom.as_deref()),
+                    *share_line,
+                )
                 .map(|()| None),
             Verb::Detach { guest, device, force, pcidom } => self
                 .detach(env, client, (guest, device.0, *force, pcidom.as_deref()))

@@ -78,6 +78,8 @@ pub struct Record {
     pub slot: Option<u8>,
     /// Its number in the link's directory, from [`Stage::Lent`] on.
     pub entry: Option<u16>,
+    /// Whether the guest may use its interrupt line.
+    pub line: bool,
     /// The last lease request that was served.
     pub sequence: u32,
     /// What is mapped.
@@ -105,6 +107,7 @@ impl Record {
             device,
             slot,
             entry: None,
+            line: true,
             sequence: 0,
             leases: Noted::default(),
         }
@@ -144,6 +147,7 @@ impl Record {
             guest: self.guest,
             device: self.device.0,
             slot: self.slot,
+            line: self.line,
         };
         nodes.write(&paths::order(self.pcidom(), loan), &order.to_string())
     }

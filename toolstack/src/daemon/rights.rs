@@ -18,10 +18,11 @@ pub(super) fn give(
     domain: DomId,
     device: Sbdf,
     facts: &DeviceFacts,
+    line: bool,
 ) -> Result<(), XenError> {
     env.xen.assign(domain, device)?;
     bars(env.xen, domain, facts, Right::Grant)?;
-    if let Some(gsi) = facts.gsi {
+    if let Some(gsi) = facts.gsi.filter(|_| line) {
         env.xen.map_gsi(domain, gsi)?;
         env.xen.irq_permission(domain, gsi, Right::Grant)?;
     }

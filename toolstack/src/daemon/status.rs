@@ -11,7 +11,7 @@ use pcidom_xenbus::DomId;
 use super::attach::find_domain;
 use super::loan::Loan;
 use super::pool::{Pcidom, PoolDevice, PoolState};
-use super::{Client, Daemon, Env, Failure, Stage, paths};
+use super::{Client, Daemon, Env, Failure, Stage, line, paths};
 use crate::store::{Nodes, StoreError};
 use crate::verb::{Bdf, ListLine, LoanLine, PcidomLine, PoolLine, Reply, Status};
 
@@ -159,6 +159,7 @@ impl Daemon {
             domid: loan.record.guest,
             phase: loan.record.stage.to_string(),
             pirqs: loan.leases.pirqs().map(|pirq| pirq.0).collect(),
+            no_line: (!loan.record.line).then(|| line::NOT_GIVEN.into()),
             difference: said(id).and_then(|text| difference(loan, text)),
         });
         let loans = loans.collect();

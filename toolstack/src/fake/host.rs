@@ -67,6 +67,15 @@ impl Host for FakeHost {
         Ok(())
     }
 
+    fn disable_line(&mut self, device: Sbdf) -> Result<(), HostError> {
+        if let Some(command) =
+            self.devices.get_mut(&device).and_then(|raw| raw.config.get_mut(5))
+        {
+            *command |= 4;
+        }
+        Ok(())
+    }
+
     fn arm(&mut self, device: Sbdf, _quirks: &[Quirk]) -> Result<(), HostError> {
         self.armed.insert(device);
         Ok(())

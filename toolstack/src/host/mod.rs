@@ -66,4 +66,7 @@ pub trait Host {
     /// Stops the device's DMA: bus master off, in hardware. A device that is not there, or
     /// does not answer, has none.
     fn stop_dma(&mut self, device: Sbdf) -> Result<(), HostError>;
+
+    /// Keeps the device from using its interrupt line: INTx disable on, in hardware.
+    fn disable_line(&mut self, device: Sbdf) -> Result<(), HostError>;
 }

@@ -20,6 +20,7 @@ const PAGE_NEARLY: usize = 4000;
 /// COMMAND (PCI 3.0, 6.2.2), and its bit Bus Master.
 const COMMAND: u64 = 4;
 const BUS_MASTER: u16 = 1 << 2;
+const INTX_DISABLE: u16 = 1 << 10;
 
 /// Where libxl keeps its records of domains.
 const LIBXL: &str = "/var/lib/xen";
@@ -88,6 +89,32 @@ fn has_quirk(shown: &str, device: Sbdf, quirk: Quirk) -> bool {
     false
 }
 
+impl Sysfs {
+    /// Changes bits of COMMAND in hardware, if the device is there and answers.
+    fn change_command(
+        &self,
+        device: Sbdf,
+        change: impl FnOnce(u16) -> u16,
+    ) -> Result<(), HostError> {
+        let path =
+            self.root.join("bus/pci/devices").join(device.to_string()).join("config");
+        let what = format!("{device}: COMMAND in sysfs");
+        let file = match fs::OpenOptions::new().read(true).write(true).open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed(&what)(error)),
+        };
+        let mut command = [0; 2];
+        file.read_exact_at(&mut command, COMMAND).map_err(failed(&what))?;
+        let command = u16::from_le_bytes(command);
+        let changed = change(command);
+        if command == u16::MAX || command == changed {
+            return Ok(());
+        }
+        file.write_all_at(&changed.to_le_bytes(), COMMAND).map_err(failed(&what))
+    }
+}
+
 impl Host for Sysfs {
     fn domain_config(&mut self, domain: DomId, uuid: &str) -> Option<String> {
         let is_uuid = uuid.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
@@ -126,22 +153,11 @@ impl Host for Sysfs {
     }
 
     fn stop_dma(&mut self, device: Sbdf) -> Result<(), HostError> {
-        let path =
-            self.root.join("bus/pci/devices").join(device.to_string()).join("config");
-        let what = format!("{device}: COMMAND in sysfs");
-        let file = match fs::OpenOptions::new().read(true).write(true).open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(failed(&what)(error)),
-        };
-        let mut command = [0; 2];
-        file.read_exact_at(&mut command, COMMAND).map_err(failed(&what))?;
-        let command = u16::from_le_bytes(command);
-        if command == u16::MAX || command & BUS_MASTER == 0 {
-            return Ok(());
-        }
-        let quiet = (command & !BUS_MASTER).to_le_bytes();
-        file.write_all_at(&quiet, COMMAND).map_err(failed(&what))
+        self.change_command(device, |command| command & !BUS_MASTER)
+    }
+
+    fn disable_line(&mut self, device: Sbdf) -> Result<(), HostError> {
+        self.change_command(device, |command| command | INTX_DISABLE)
     }
 
     fn arm(&mut self, device: Sbdf, quirks: &[Quirk]) -> Result<(), HostError> {
@@ -211,6 +227,18 @@ mod tests {
         let unplugged = [0xff; 8];
         assert_eq!(stop(&mut host, &unplugged), unplugged);
         host.stop_dma("02:00.0".parse().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_line_is_disabled_by_one_bit_of_command() {
+        let root = tempfile::tempdir().unwrap();
+        let device = root.path().join("bus/pci/devices/0000:01:00.0");
+        fs::create_dir_all(&device).unwrap();
+        fs::write(device.join("config"), [1, 2, 3, 4, 0x06, 0x01, 7, 8]).unwrap();
+        let mut host = Sysfs::at(root.path());
+        host.disable_line("01:00.0".parse().unwrap()).unwrap();
+        let after = fs::read(device.join("config")).unwrap();
+        assert_eq!(after, [1, 2, 3, 4, 0x06, 0x05, 7, 8]);
     }
 
     #[test]

@@ -72,6 +72,14 @@ impl VirtualFunction {
         }
     }
 
+    /// The same without its line, which is another guest's: it has no pin, and INTx stays
+    /// off in hardware.
+    pub fn without_line(function: &Function) -> Self {
+        let mut function = function.clone();
+        (function.interrupt_pin, function.interrupt_line) = (0, 0);
+        Self::new(&function)
+    }
+
     /// Its physical address.
     pub const fn sbdf(&self) -> Sbdf {
         self.function.sbdf
@@ -99,8 +107,9 @@ impl VirtualFunction {
 
     /// COMMAND as the hardware is to have it.
     pub(crate) fn hardware_command(&self) -> u16 {
-        let quiet =
-            if self.interrupts.enabled().is_some() { command::INTX_DISABLE } else { 0 };
+        let messages = self.interrupts.enabled().is_some();
+        let no_line = self.function.interrupt_pin == 0;
+        let quiet = if messages || no_line { command::INTX_DISABLE } else { 0 };
         let asked = self.command & (FORWARDED | command::INTX_DISABLE);
         self.function.decode() | asked | quiet
     }

@@ -187,6 +187,7 @@ impl Bed {
             guest: guest.into(),
             device: Bdf(device(number)),
             slot: None,
+            share_line: false,
             pcidom: None,
         })
     }

@@ -59,6 +59,7 @@ fn attach(guest: &str, number: u8, pcidom: Option<&str>) -> Verb {
         guest: guest.into(),
         device: Bdf(device(number)),
         slot: None,
+        share_line: false,
         pcidom: pcidom.map(Into::into),
     }
 }

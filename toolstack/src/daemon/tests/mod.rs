@@ -7,6 +7,7 @@ mod end;
 mod errors;
 mod faults;
 mod lease;
+mod line;
 mod lock;
 mod pool;
 mod stop;
