@@ -120,10 +120,10 @@ pub enum LeaseRefusal {
     )]
     OutOfVectors,
     /// The request doesn't fit the daemon's record or the device's own tables.
-    #[error("the daemon's record does not allow it")]
+    #[error("the daemon's record does not allow it, see the daemon's log")]
     NotAllowed,
     /// Leases of this loan are mapped already: unmap first.
-    #[error("leases are still mapped")]
+    #[error("leases are still mapped: detach the device and attach it again")]
     Busy,
     /// Xen refused for another reason, which the daemon's log tells.
     #[error("Xen refused it, see the daemon's log")]

@@ -59,7 +59,9 @@ pub enum LeaseError {
     #[error("{0}")]
     Refused(#[from] LeaseRefusal),
     /// No answer. It may have been done or not, or be done later.
-    #[error("pcidomctl's daemon does not answer")]
+    #[error(
+        "pcidomctl's daemon does not answer: see whether it runs, then reload the guest's driver"
+    )]
     Unavailable,
 }
 
@@ -67,28 +69,38 @@ pub enum LeaseError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Trouble {
     /// The function has no such capability.
-    #[error("the function has no such interrupts")]
+    #[error(
+        "the function has no interrupts of the kind that was asked for: see its driver's options"
+    )]
     NoCapability,
     /// None, or more than the table or the ring's page has.
-    #[error("{0} vectors were asked for")]
+    #[error(
+        "{0} vectors were asked for, more than the table or a request has, or none: limit its driver's queues"
+    )]
     Count(u32),
     /// An entry that the table doesn't have, or one twice.
-    #[error("table entry {0} was asked for, which is beyond the table or there twice")]
+    #[error(
+        "table entry {0} was asked for, which is beyond the table or there twice: its driver is at fault"
+    )]
     Entry(u16),
     /// The daemon's answer.
     #[error("{0}")]
     Lease(#[from] LeaseError),
     /// The daemon sent another number of pirqs than was asked for, or unusable ones.
-    #[error("the daemon's grant does not fit the request")]
+    #[error(
+        "the daemon's grant does not fit the request: run the pcidomctl that belongs to this pcidom"
+    )]
     BadGrant,
     /// The hardware access that turns them on or off.
     #[error("turning interrupts on or off in hardware failed: {0}")]
     Access(#[from] AccessError),
     /// The function reads all ones.
-    #[error("the function does not respond")]
+    #[error("the function does not respond: detach it (pcidomctl detach -f)")]
     NotResponding,
     /// All went well, but after the guest had been answered: undone.
-    #[error("it took longer than the guest waits")]
+    #[error(
+        "it took longer than the guest waits: see whether dom0 is busy, then reload its driver"
+    )]
     TooLate,
 }
 

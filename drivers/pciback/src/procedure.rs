@@ -69,11 +69,14 @@ pub(crate) async fn enable(hands: Hands, kind: Kind, ask: LeaseAsk) -> Outcome {
             hands.function.with(|f| f.interrupts.set_trouble(None));
             Outcome::Enabled(kind, pirqs)
         }
-        Err(trouble) => {
-            hands.function.with(|f| f.interrupts.set_trouble(Some(trouble)));
-            Outcome::Trouble(trouble)
-        }
+        Err(trouble) => refuse(&hands, trouble),
     }
+}
+
+/// Notes why interrupts could not be turned on or off, for the operator.
+pub(crate) fn refuse(hands: &Hands, trouble: Trouble) -> Outcome {
+    hands.function.with(|f| f.interrupts.set_trouble(Some(trouble)));
+    Outcome::Trouble(trouble)
 }
 
 async fn try_enable(
@@ -126,10 +129,7 @@ pub(crate) async fn disable(hands: Hands) -> Outcome {
         Ok(()) => {
             Outcome::Value(hands.function.with(|f| f.function().interrupt_line.into()))
         }
-        Err(trouble) => {
-            hands.function.with(|f| f.interrupts.set_trouble(Some(trouble)));
-            Outcome::Trouble(trouble)
-        }
+        Err(trouble) => refuse(&hands, trouble),
     }
 }
 
@@ -145,8 +145,7 @@ pub(crate) async fn quiet(hands: Hands) -> Outcome {
         settle_command(&hands).await;
         let unmapped = unmap(&hands).await;
         if let Err(trouble) = off.and(unmapped) {
-            hands.function.with(|f| f.interrupts.set_trouble(Some(trouble)));
-            return Outcome::Trouble(trouble);
+            return refuse(&hands, trouble);
         }
     }
     Outcome::Written

@@ -36,6 +36,9 @@ pub enum Operation {
     EnableMsi,
     /// Turn on MSI-X with these table entries: 1 to 128, not yet checked against the table.
     EnableMsix(Vec<u16>),
+    /// Turn on MSI-X with no vector, or with more than the page has room for: refused, with
+    /// a word to the operator.
+    BadCount(u32),
     /// Turn off message interrupts. Of which kind doesn't matter: stock frontends mix them
     /// up (design.md 4).
     Disable,
@@ -47,7 +50,7 @@ impl Operation {
         match self {
             Self::EnableMsi => Some(LeaseAsk::MapMsi),
             Self::EnableMsix(entries) => Some(LeaseAsk::MapMsix(entries.clone())),
-            Self::Config(_) | Self::Disable => None,
+            Self::Config(_) | Self::BadCount(_) | Self::Disable => None,
         }
     }
 }
@@ -66,8 +69,7 @@ impl Copied {
     ///
     /// # Errors
     /// `NotImplemented` for a command that isn't one, `DevNotFound` for an address that
-    /// can't be, `InvalidOffset` for a register that can't be, `OpFailed` for no or too
-    /// many vectors.
+    /// can't be, `InvalidOffset` for a register that can't be.
     pub fn parse(&self) -> Result<Request, OpError> {
         let raw = &self.raw;
         // The command first, as a peer that speaks another dialect should hear so.
@@ -87,10 +89,12 @@ impl Copied {
             command::ENABLE_MSI => Operation::EnableMsi,
             command::ENABLE_MSIX => {
                 let complete = usize::try_from(raw.value) == Ok(self.entries.len());
-                if !complete || self.entries.is_empty() {
-                    return Err(OpError::OpFailed);
+                if complete && !self.entries.is_empty() {
+                    let entries = self.entries.iter().map(|e| e.entry);
+                    Operation::EnableMsix(entries.collect())
+                } else {
+                    Operation::BadCount(raw.value)
                 }
-                Operation::EnableMsix(self.entries.iter().map(|e| e.entry).collect())
             }
             _ => Operation::Disable,
         };

@@ -353,6 +353,9 @@ impl Server {
             let hands = Hands { asker, function: shared, caller: called_by };
             match (operation.lease(), operation) {
                 (_, Operation::Config(access)) => procedure::config(hands, access).await,
+                (_, Operation::BadCount(count)) => {
+                    procedure::refuse(&hands, Trouble::Count(count))
+                }
                 (Some(ask), Operation::EnableMsi) => {
                     procedure::enable(hands, Kind::Msi, ask).await
                 }

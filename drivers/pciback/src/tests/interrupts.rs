@@ -49,7 +49,7 @@ impl Bed {
     }
 
     /// Daemon, hardware and our own record agree.
-    fn check(&mut self) {
+    pub(super) fn check(&mut self) {
         // What is asked for here doesn't count.
         let counted = (self.fail_at.take(), self.asked);
         let (msi_at, msix_at) =

@@ -3,6 +3,7 @@
 mod config;
 mod hostile;
 mod interrupts;
+mod sequences;
 mod time;
 
 use std::cell::{Cell, RefCell};
