@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use pcidom_loan::{LeaseAsk, LeaseRefusal};
 use pcidom_pci::fake::{FakeBackend, FakeFunction, run};
-use pcidom_pci::{AccessError, Function, Sbdf, VirtualBdf, scan};
+use pcidom_pci::{AccessError, Function, Register, Sbdf, VirtualBdf, scan};
 use pcidom_script::Instant;
 use pcidom_xenbus::page::PAGE_WORDS;
 use pcidom_xenbus::pciif::{
@@ -207,6 +207,7 @@ impl Bed {
         match self.questions.pop_front().expect("a question") {
             Action::Config(device, access) => {
                 assert_eq!(device, self.at());
+                self.is_no_message(access.register());
                 let answer = match fails && !self.fails_after {
                     true => Err(AccessError::TimedOut),
                     false => self.dom0.access(access),
@@ -226,6 +227,16 @@ impl Bed {
             }
             _ => unreachable!(),
         }
+    }
+
+    /// Nothing is ever learnt from MSI address or data: no access goes there.
+    fn is_no_message(&self, register: Register) {
+        let Some(msi) = &self.function.msi else { return };
+        // Address and data (PCI 6.8.1).
+        let end = if msi.is_64bit { 14 } else { 10 };
+        let message = msi.offset + 4..msi.offset + end;
+        let (first, last) = (register.offset(), register.end() - 1);
+        assert!(!message.contains(&first) && !message.contains(&last), "{register:?}");
     }
 
     pub(crate) fn settle(&mut self) {
