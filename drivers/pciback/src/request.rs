@@ -2,12 +2,15 @@
 
 use alloc::vec::Vec;
 
-use pcidom_loan::LeaseAsk;
+use pcidom_loan::{LeaseAsk, MAX_VECTORS};
 use pcidom_pci::{Access, Register, Sbdf, VirtualBdf, Width};
 use pcidom_xenbus::SharedPage;
 use pcidom_xenbus::pciif::{
     MAX_MSIX_ENTRIES, OpError, RawMsixEntry, RawOp, command, load_msix, load_op,
 };
+
+// Whatever fits the page fits one request to the daemon, and its answer.
+const _: () = assert!(MAX_MSIX_ENTRIES == MAX_VECTORS);
 
 /// A request as it was copied out of the page, once (advisory 155).
 #[derive(Clone, Debug, PartialEq, Eq)]
