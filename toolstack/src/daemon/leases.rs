@@ -104,7 +104,9 @@ impl Leases {
     ) -> Result<Self, XenError> {
         let (guest, device) = (record.guest(), record.device.0);
         let mut held = Vec::with_capacity(vectors.len());
-        for vector in vectors {
+        #[cfg(feature = "cached-pirqs")]
+        held.extend(cached::take(id, record.generation, vectors));
+        for vector in vectors.iter().skip(held.len()) {
             let of = (id, record.generation);
             match Lease::map(env.xen, (guest, device), of, *vector) {
                 Ok(lease) => held.push(lease),
@@ -137,6 +139,8 @@ impl Leases {
     pub(super) fn end(self, env: &mut Env<'_>, guest: DomId, title: &str) {
         let State::Held(held) = self.0 else { return };
         let pirqs: Vec<String> = held.iter().map(|held| held.pirq.to_string()).collect();
+        #[cfg(feature = "cached-pirqs")]
+        cached::keep(&held);
         held.into_iter().for_each(|lease| lease.end(env.xen, guest));
         log::info!("{title}: unmapped {} pirqs: {}", pirqs.len(), pirqs.join(","));
     }
@@ -192,6 +196,45 @@ enum Form {
 impl Noted {
     /// From here until the next note, Xen alone knows which pirqs there are.
     pub(super) const INTENT: Self = Self(Form::Intent);
+}
+
+/// The mistake of old Linux guests, on purpose: a number that an interrupt had before is given
+/// to the next one, although its mapping is gone and it may be another device's by now.
+#[cfg(feature = "cached-pirqs")]
+mod cached {
+    use std::sync::Mutex;
+
+    use pcidom_loan::LoanId;
+    use pcidom_xenbus::Pirq;
+
+    use super::{Key, Lease, Vector};
+
+    static KEPT: Mutex<Vec<((LoanId, u64), Pirq)>> = Mutex::new(Vec::new());
+
+    /// Remembers what a loan had.
+    pub(super) fn keep(held: &[Lease]) {
+        if let Ok(mut kept) = KEPT.lock() {
+            let of = |lease: &Lease| ((lease.key.loan, lease.key.generation), lease.pirq);
+            kept.extend(held.iter().map(of));
+        }
+    }
+
+    /// What it had, as much as is wanted.
+    pub(super) fn take(loan: LoanId, generation: u64, wanted: &[Vector]) -> Vec<Lease> {
+        let Ok(mut kept) = KEPT.lock() else { return Vec::new() };
+        let entries = wanted.iter().map(|vector| match vector {
+            Vector::Msi => None,
+            Vector::Msix { entry, .. } => Some(*entry),
+        });
+        let mut leases = Vec::new();
+        for entry in entries {
+            let at = kept.iter().position(|(of, _)| *of == (loan, generation));
+            let Some(at) = at else { break };
+            let (_, pirq) = kept.remove(at);
+            leases.push(Lease { key: Key { loan, generation, entry }, pirq });
+        }
+        leases
+    }
 }
 
 #[cfg(test)]

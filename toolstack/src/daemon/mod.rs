@@ -22,8 +22,6 @@
 //! Everything is level-triggered: an event only says where to look.
 
 mod attach;
-#[cfg(feature = "cached-pirqs")]
-mod cached_pirqs;
 mod detach;
 mod ecam;
 mod ending;
