@@ -28,7 +28,7 @@ use pcidom_sim::linux_guest::Command;
 use pcidom_sim::xen::devices::Hand;
 use pcidom_sim::xen::domains::DomainConfig;
 use pcidom_sim::xen::record::Deed;
-use pcidom_sim::{Scene, SimPage};
+use pcidom_sim::{Scene, SimPage, trace};
 use pcidom_toolstack::verb::{Reply, Verb};
 use pcidom_xenbus::pciif::{
     FRONT_ACTIVE, OpError, RawMsixEntry, RawOp, command, load_msix, load_op, store_msix,
@@ -401,6 +401,25 @@ fn every_sequence_of_up_to_six_operations_keeps_every_invariant() {
         begun.elapsed()
     );
     assert_eq!(sequences, (0..=6).map(|length| 9_usize.pow(length)).sum::<usize>());
+}
+
+#[test]
+fn a_guest_that_makes_up_counts_does_not_fill_the_log_and_status_has_the_last() {
+    let mut bed = Bed::new(None);
+    let begun = bed.scene.world.now();
+    for value in 1000..1300 {
+        let op = RawOp { cmd: command::ENABLE_MSIX, value, ..RawOp::default() };
+        assert_eq!(bed.raw(op, &[]).unwrap().err, OpError::OpFailed as i32);
+    }
+    let seconds = usize::try_from(bed.scene.world.now().since(begun).as_secs()).unwrap();
+    let lines = trace::lines();
+    let told = lines.iter().filter(|line| line.contains("vectors were asked for"));
+    assert!((1..=seconds + 1).contains(&told.count()), "in {seconds} s");
+    let asked = bed.scene.ask(|daemon| daemon.ask(Verb::Status { pcidom: None }));
+    let Reply::Status { status } = bed.scene.wait_for(asked) else { unreachable!() };
+    let report = status.pcidoms[0].report.as_ref().unwrap();
+    let shown = &report[&format!("guests/{}", bed.guest)];
+    assert!(shown.contains("1299 vectors were asked for"), "{shown}");
 }
 
 /// The check of the check: a daemon that remembers pirqs is found out, though Xen gives the

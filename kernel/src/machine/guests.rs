@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use pciback::link::{self, BackEntries, FrontKeys};
 use pciback::serve::Action;
@@ -32,7 +33,13 @@ pub(super) struct Guest<P: Platform> {
     storm: Storm,
     /// Why the last enable of an interrupt failed, for `status`.
     pub(super) trouble: Option<String>,
+    /// Until when no other reason is logged.
+    quiet_until: Instant,
 }
+
+/// A guest is the cause of one line in this time: it can make up reasons without end, and the
+/// log ends up on dom0's disk. `status` has the last one always.
+const LOG_PAUSE: Duration = Duration::from_secs(1);
 
 impl<P: Platform> Machine<P> {
     /// A device is lent to `guest`: its link is made if this is the first.
@@ -46,6 +53,7 @@ impl<P: Platform> Machine<P> {
                 chain: Chain::new(LinkId::Guest(guest)),
                 storm: Storm::default(),
                 trouble: None,
+                quiet_until: Instant::default(),
             });
             self.store.run(move |store| jobs::watch_guest(store, guest));
         }
@@ -188,9 +196,12 @@ impl<P: Platform> Machine<P> {
             }
             Action::Trouble(device, trouble) => {
                 let text = format!("{device}: {trouble}");
-                // The same reason again is no news: a guest could fill the log with it.
+                // The same reason again is no news.
                 if guest.trouble.as_ref() != Some(&text) {
-                    log::warn!("domain {id}: {text}");
+                    if guest.quiet_until <= now {
+                        guest.quiet_until = now.after(LOG_PAUSE);
+                        log::warn!("domain {id}: {text}");
+                    }
                     guest.trouble = Some(text);
                 }
             }
