@@ -143,16 +143,18 @@ impl Connection {
             return Ok(None);
         };
         self.channel.write_all(&bytes)?;
-        loop {
+        let mut answer = None;
+        while answer.is_none() {
+            self.receive()?;
+            // All of it: an event behind the answer is read already, and whoever waits
+            // for more to read would not see it until something else happens.
             while let Some(message) = self.next_message()? {
                 // An answer to a request that was given up has another number.
-                let answer = self.sort_in(message).filter(|m| m.request == self.request);
-                if answer.is_some() {
-                    return Ok(answer);
-                }
+                let ours = self.sort_in(message).filter(|m| m.request == self.request);
+                answer = answer.or(ours);
             }
-            self.receive()?;
         }
+        Ok(answer)
     }
 
     fn ask(&mut self, kind: Kind, parts: &[&[u8]]) -> Result<Message, StoreError> {
@@ -309,6 +311,18 @@ mod tests {
         assert!(store.has_fired());
         let fired = Fired { path: "a/b".into(), token: "token".into() };
         assert_eq!(store.take_fired(false).unwrap(), [fired]);
+    }
+
+    #[test]
+    fn an_event_that_was_read_with_the_answer_is_not_waited_for() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        // There before the question, so that one read brings both.
+        let event = encode(Kind::WatchEvent, 0, 0, &[b"a/b\0token\0"]).unwrap();
+        let answer = encode(Kind::Read, 1, 0, &[b"value"]).unwrap();
+        theirs.write_all(&[answer, event].concat()).unwrap();
+        let mut store = Connection::over_socket(ours);
+        assert_eq!(store.read("x"), Ok(Some("value".into())));
+        assert!(store.has_fired());
     }
 
     #[test]
