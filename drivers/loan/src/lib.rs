@@ -34,7 +34,7 @@ use pcidom_pci::Sbdf;
 pub use lease::{
     LeaseAnswer, LeaseAsk, LeaseRefusal, LeaseRequest, MAX_VECTORS, repeated,
 };
-pub use order::{LoanOrder, LoanReport, Outcome, Phase};
+pub use order::{LoanOrder, LoanReport, Outcome, Phase, ResetTerms};
 pub use text::{MAX_TEXT, ParseError};
 
 /// Version of the protocol; the daemon and pcidom refuse another one by name.

@@ -5,6 +5,7 @@ use core::fmt;
 use core::str::FromStr;
 
 use pcidom_pci::Sbdf;
+use pcidom_pci::reset::Method;
 
 use crate::Generation;
 use crate::text::{Fields, MAX_TEXT, ParseError, decimal};
@@ -20,6 +21,33 @@ pub enum Phase {
     /// device is in quarantine: pcidom takes it off the link, resets it, lets go of a dead
     /// guest's page, and reports returned or failed.
     Ending,
+    /// No loan at all, but a reset on demand: pcidom resets the device and reports ready or
+    /// failed. The daemon has ended the leases of every function that it takes with it.
+    Reset,
+}
+
+impl Phase {
+    const ALL: [(Self, &str); 4] = [
+        (Self::Prepare, "prepare"),
+        (Self::Lent, "lent"),
+        (Self::Ending, "ending"),
+        (Self::Reset, "reset"),
+    ];
+}
+
+/// What a reset may use and has to achieve.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ResetTerms {
+    /// The port right above the device, for slot and bus reset. The daemon vouches for it: it
+    /// is in the pool, and so is every function below it. If there is none, neither is
+    /// possible.
+    pub port: Option<Sbdf>,
+    /// Only this method, if one was asked for.
+    pub method: Option<Method>,
+    /// Being quiet is enough where no method works: a person has said so.
+    pub lax: bool,
+    /// Functions that others have borrowed may be reset with it: a person has said so.
+    pub force: bool,
 }
 
 /// What the daemon says of one loan, in `loans/ID`. Removed when the loan is over.
@@ -37,19 +65,22 @@ pub struct LoanOrder {
     pub slot: Option<u8>,
     /// Whether the guest may use the device's interrupt line. If not, another guest does.
     pub line: bool,
+    /// How to reset it.
+    pub reset: ResetTerms,
 }
 
 impl fmt::Display for LoanOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let phase = match self.phase {
-            Phase::Prepare => "prepare",
-            Phase::Lent => "lent",
-            Phase::Ending => "ending",
-        };
-        let Self { generation, guest, device, slot, line, .. } = self;
+        let phase = Phase::ALL.into_iter().find(|(phase, _)| *phase == self.phase);
+        let phase = phase.map_or("", |(_, word)| word);
+        let Self { generation, guest, device, slot, line, reset, .. } = self;
         write!(f, "gen={generation} phase={phase} guest={guest} dev={device}")?;
         slot.map_or(Ok(()), |slot| write!(f, " vslot={slot}"))?;
-        f.write_str(if *line { "" } else { " line=none" })
+        f.write_str(if *line { "" } else { " line=none" })?;
+        reset.port.map_or(Ok(()), |port| write!(f, " port={port}"))?;
+        reset.method.map_or(Ok(()), |method| write!(f, " method={}", method.word()))?;
+        f.write_str(if reset.lax { " lax" } else { "" })?;
+        f.write_str(if reset.force { " force" } else { "" })
     }
 }
 
@@ -59,27 +90,57 @@ impl FromStr for LoanOrder {
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let mut fields = Fields::new(text)?;
         let generation = Generation(fields.value("gen")?);
-        let phase = match fields.text("phase")? {
-            "prepare" => Phase::Prepare,
-            "lent" => Phase::Lent,
-            "ending" => Phase::Ending,
-            _ => return Err(ParseError::Field("phase")),
-        };
+        let word = fields.text("phase")?;
+        let phase = Phase::ALL.into_iter().find(|(_, name)| *name == word);
+        let (phase, _) = phase.ok_or(ParseError::Field("phase"))?;
         let guest = fields.value("guest")?;
         let device = fields.value("dev")?;
-        let (mut slot, mut line) = (None, true);
+        let (slot, line, reset) = (None, true, ResetTerms::default());
+        let mut order = Self { generation, phase, guest, device, slot, line, reset };
+        let mut last = 0;
         while let Ok(word) = fields.word("option") {
-            match word.strip_prefix("vslot=") {
-                Some(number) if slot.is_none() && line => {
-                    slot = decimal(number).filter(|slot| *slot < 32);
-                    slot.ok_or(ParseError::Field("vslot"))?;
-                }
-                None if word == "line=none" && line => line = false,
-                _ => return Err(ParseError::Field("option")),
+            let place = order.option(word).ok_or(ParseError::Field("option"))?;
+            // Each at most once, in the order in which they are written.
+            if place <= last {
+                return Err(ParseError::Field("option"));
             }
+            last = place;
         }
         fields.end()?;
-        Ok(Self { generation, phase, guest, device, slot, line })
+        Ok(order)
+    }
+}
+
+impl LoanOrder {
+    /// Takes one option, and says which place it has among them.
+    fn option(&mut self, word: &str) -> Option<u8> {
+        match (word.split_once('='), word) {
+            (Some(("vslot", number)), _) => {
+                self.slot = Some(decimal(number).filter(|slot| *slot < 32)?);
+                Some(1)
+            }
+            (Some(("line", "none")), _) => {
+                self.line = false;
+                Some(2)
+            }
+            (Some(("port", port)), _) => {
+                self.reset.port = Some(port.parse().ok()?);
+                Some(3)
+            }
+            (Some(("method", method)), _) => {
+                self.reset.method = Some(method.parse().ok()?);
+                Some(4)
+            }
+            (None, "lax") => {
+                self.reset.lax = true;
+                Some(5)
+            }
+            (None, "force") => {
+                self.reset.force = true;
+                Some(6)
+            }
+            _ => None,
+        }
     }
 }
 
@@ -145,27 +206,45 @@ impl FromStr for LoanReport {
 
 #[cfg(test)]
 mod tests {
-    use super::{LoanOrder, LoanReport, Outcome, Phase};
+    use super::{LoanOrder, LoanReport, Outcome, Phase, ResetTerms};
     use crate::{Generation, MAX_TEXT};
+    use pcidom_pci::reset::Method;
 
     #[test]
     fn orders_come_back_as_they_were_written() {
-        for phase in [Phase::Prepare, Phase::Lent, Phase::Ending] {
+        let device = "0000:01:00.0".parse().unwrap();
+        let plain = LoanOrder {
+            generation: Generation(7),
+            phase: Phase::Prepare,
+            guest: 3,
+            device,
+            slot: None,
+            line: true,
+            reset: ResetTerms::default(),
+        };
+        let terms = ResetTerms {
+            port: Some("0000:00:1c.4".parse().unwrap()),
+            method: Some(Method::SecondaryBus),
+            lax: true,
+            force: true,
+        };
+        for (phase, _) in Phase::ALL {
             for (slot, line) in
                 [(None, true), (Some(31), true), (None, false), (Some(0), false)]
             {
-                let device = "0000:01:00.0".parse().unwrap();
-                let order = LoanOrder {
-                    generation: Generation(7),
-                    phase,
-                    guest: 3,
-                    device,
-                    slot,
-                    line,
-                };
-                assert_eq!(order.to_string().parse(), Ok(order));
+                for reset in [ResetTerms::default(), terms] {
+                    let order = LoanOrder { phase, slot, line, reset, ..plain };
+                    assert_eq!(order.to_string().parse(), Ok(order));
+                }
             }
         }
+        let order =
+            LoanOrder { phase: Phase::Reset, slot: Some(2), reset: terms, ..plain };
+        assert_eq!(
+            order.to_string(),
+            "gen=7 phase=reset guest=3 dev=0000:01:00.0 vslot=2 port=0000:00:1c.4 \
+             method=bus lax force"
+        );
     }
 
     #[test]
@@ -179,6 +258,10 @@ mod tests {
             "gen=1 phase=lent guest=1 dev=0000:01:00.0 line=16",
             "gen=1 phase=lent guest=1 dev=0000:01:00.0 line=none line=none",
             "gen=1 phase=lent guest=1 dev=0000:01:00.0 vslot=3 more",
+            "gen=1 phase=lent guest=1 dev=0000:01:00.0 port=1c.4",
+            "gen=1 phase=lent guest=1 dev=0000:01:00.0 method=kick",
+            "gen=1 phase=lent guest=1 dev=0000:01:00.0 lax=1",
+            "gen=1 phase=lent guest=1 dev=0000:01:00.0 force lax",
             "gen=-1 phase=lent guest=1 dev=0000:01:00.0",
         ] {
             assert!(text.parse::<LoanOrder>().is_err(), "{text}");

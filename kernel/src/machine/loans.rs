@@ -100,6 +100,10 @@ impl<P: Platform> Machine<P> {
                 log::info!("loan {id}: {device} is wanted for domain {guest}");
                 self.reset(id, order, platform);
             }
+            Phase::Reset => {
+                log::info!("loan {id}: {device} is to be reset");
+                self.reset(id, order, platform);
+            }
             Phase::Lent => {
                 log::info!("loan {id}: {device} is lent to domain {guest}");
                 let function =
@@ -162,10 +166,12 @@ impl<P: Platform> Machine<P> {
         &mut self,
         id: LoanId,
         generation: Generation,
-        result: Result<Method, ResetError>,
+        result: Result<Option<Method>, ResetError>,
         platform: &mut P,
     ) {
-        let result = result.map(|method| method.to_string()).map_err(|e| e.to_string());
+        let quiet = || "no reset, made quiet only".into();
+        let text = |method: Option<Method>| method.map_or_else(quiet, |m| m.to_string());
+        let result = result.map(text).map_err(|error| error.to_string());
         self.report(id, generation, result, platform);
     }
 
@@ -195,7 +201,7 @@ impl<P: Platform> Machine<P> {
             }
         }
         let outcome = match (result, phase) {
-            (Ok(method), Phase::Prepare) => Outcome::Ready(method),
+            (Ok(method), Phase::Prepare | Phase::Reset) => Outcome::Ready(method),
             (Ok(method), Phase::Lent | Phase::Ending) => Outcome::Returned(method),
             (Err(reason), _) => Outcome::Failed(reason),
         };

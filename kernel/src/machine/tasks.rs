@@ -30,7 +30,7 @@ pub(super) enum Work {
 #[derive(Debug)]
 pub(super) enum Ended {
     Scanned(Sbdf, Result<Box<Function>, ScanError>),
-    Reset(LoanId, Generation, Result<Method, ResetError>),
+    Reset(LoanId, Generation, Result<Option<Method>, ResetError>),
     Read(Sbdf, Result<Vec<u32>, AccessError>),
 }
 

@@ -14,7 +14,7 @@
 
 use std::fmt;
 
-use pcidom_loan::{LoanId, LoanOrder, Phase};
+use pcidom_loan::{LoanId, LoanOrder, Phase, ResetTerms};
 use pcidom_xenbus::DomId;
 use serde::{Deserialize, Serialize};
 
@@ -148,6 +148,7 @@ impl Record {
             device: self.device.0,
             slot: self.slot,
             line: self.line,
+            reset: ResetTerms::default(),
         };
         nodes.write(&paths::order(self.pcidom(), loan), &order.to_string())
     }

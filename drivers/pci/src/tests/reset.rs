@@ -16,7 +16,7 @@ fn scanned(backend: &mut FakeBackend) -> Function {
 fn reset(
     backend: &mut FakeBackend,
     function: &Function,
-) -> (Result<Method, ResetError>, Duration) {
+) -> (Result<Option<Method>, ResetError>, Duration) {
     let function = function.clone();
     run(backend, |config| async move {
         function_reset(&config, &function).await.map_err(|error| *error)
@@ -48,7 +48,7 @@ fn a_used_nvme_comes_back_as_it_was_scanned() {
     used(&mut backend);
     backend.hardware_mut().set_ready_after(Duration::from_millis(350));
     let (result, time) = reset(&mut backend, &function);
-    assert_eq!(result, Ok(Method::FunctionLevel));
+    assert_eq!(result, Ok(Some(Method::FunctionLevel)));
     assert_eq!(backend.hardware().resets(), 1);
     assert_eq!(backend.hardware().bytes(), fresh);
     // 100 ms, and then 1 + 2 + 4 + ... + 128 until 350 have passed.
@@ -77,7 +77,7 @@ fn a_function_without_flr_is_made_quiet() {
     let function = scanned(&mut backend);
     backend.hardware_mut().set_bytes(0xa2, &[0x04, 0x80]);
     let (result, time) = reset(&mut backend, &function);
-    assert_eq!((result, time), (Ok(Method::None), Duration::ZERO));
+    assert_eq!((result, time), (Ok(None), Duration::ZERO));
     assert_eq!(backend.hardware().resets(), 0);
     assert_eq!(writes(&mut backend), [(0xa2, 2, 0x0004)]);
 }
@@ -177,7 +177,7 @@ fn pending_transactions_delay_a_reset_and_do_not_prevent_it() {
     let function = scanned(&mut backend);
     backend.hardware_mut().set_fault(Fault::AlwaysPending);
     let (result, time) = reset(&mut backend, &function);
-    assert_eq!(result, Ok(Method::FunctionLevel));
+    assert_eq!(result, Ok(Some(Method::FunctionLevel)));
     assert_eq!(time, PENDING_DELAYS.iter().sum::<Duration>() + FLR_WAIT);
 }
 
@@ -194,7 +194,7 @@ fn function_mask_after_a_reset_is_an_error_and_the_next_reset_clears_it() {
     // Xen ORs it back in whatever is written; that must not stand in a reset's way.
     backend.hardware_mut().set_fault(Fault::MaskHeld);
     let (result, _) = reset(&mut backend, &function);
-    assert_eq!(result, Ok(Method::FunctionLevel));
+    assert_eq!(result, Ok(Some(Method::FunctionLevel)));
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn device_control_is_put_back() {
     let function = scanned(&mut backend);
     backend.hardware_mut().set_bytes(0x88, &[0x10, 0x28]);
     let (result, _) = reset(&mut backend, &function);
-    assert_eq!(result, Ok(Method::FunctionLevel));
+    assert_eq!(result, Ok(Some(Method::FunctionLevel)));
     assert_eq!(backend.hardware().word(0x88) & 0xffff, 0x2810);
     let flr = writes(&mut backend).into_iter().find(|write| write.0 == 0x88);
     assert_eq!(flr, Some((0x88, Width::Word.bytes(), 0xa810)));

@@ -259,7 +259,7 @@ impl Bed {
             let Ok(order) = text.parse::<LoanOrder>() else { continue };
             let id = path.rsplit('/').next().unwrap();
             let outcome = match order.phase {
-                Phase::Prepare => Outcome::Ready("flr".into()),
+                Phase::Prepare | Phase::Reset => Outcome::Ready("flr".into()),
                 Phase::Ending => Outcome::Returned("flr".into()),
                 Phase::Lent => continue,
             };

@@ -23,6 +23,8 @@
 //! The caller has unmapped all pirqs of the function, or Xen finds memory decode off when
 //! it masks them and leaves Function Mask set behind, which makes the next assignment fail.
 
+mod method;
+
 use alloc::boxed::Box;
 use core::fmt;
 use core::time::Duration;
@@ -30,6 +32,8 @@ use core::time::Duration;
 use crate::access::{AccessError, Config};
 use crate::function::{Function, Pcie};
 use crate::regs::{command, header, msi, msix, pcie};
+
+pub use method::{Method, UnknownMethod};
 
 /// How long to wait before each look at Transactions Pending. Linux waits as long and then
 /// goes on too: a function that never stops claiming pending transactions must be reset
@@ -56,24 +60,6 @@ pub const READY_BOUND: Duration = Duration::from_secs(60);
 
 /// What is left in Cache Line Size before a reset; no value that firmware writes.
 const MARK: u8 = 0xa5;
-
-/// How a function was reset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
-    /// PCIe Function Level Reset.
-    FunctionLevel,
-    /// Not at all, since it can't; it was made quiet.
-    None,
-}
-
-impl fmt::Display for Method {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::FunctionLevel => "function level reset",
-            Self::None => "no reset, made quiet only",
-        })
-    }
-}
 
 /// A register by the name that the specification gives it, and where this function has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,7 +182,7 @@ pub async fn quiesce(config: &Config, function: &Function) -> Result<(), Failure
 /// Resets the function by the best method there is, and leaves it quiet, restored, and
 /// decoding memory.
 ///
-/// A function without FLR is only made quiet ([`Method::None`]).
+/// A function without FLR is only made quiet, which gives `None`.
 ///
 /// # Errors
 ///
@@ -205,11 +191,11 @@ pub async fn quiesce(config: &Config, function: &Function) -> Result<(), Failure
 pub async fn function_reset(
     config: &Config,
     function: &Function,
-) -> Result<Method, Failure> {
+) -> Result<Option<Method>, Failure> {
     quiesce(config, function).await?;
     let at = Registers { config };
     let Some(pcie @ Pcie { flr: true, .. }) = &function.pcie else {
-        return Ok(Method::None);
+        return Ok(None);
     };
 
     let cache_line = at.read8(CACHE_LINE).await?;
@@ -233,7 +219,7 @@ pub async fn function_reset(
         at.write16(device_control, control).await?;
     }
     verify_quiet(&at, function, msix::ENABLE | msix::MASKALL).await?;
-    Ok(Method::FunctionLevel)
+    Ok(Some(Method::FunctionLevel))
 }
 
 /// Starts FLR; gives the value Device Control had.
