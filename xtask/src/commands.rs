@@ -94,6 +94,9 @@ enum BedCommand {
         /// Show the serial console while it runs.
         #[arg(short, long)]
         verbose: bool,
+        /// How often a scenario that repeats something does it, if not as often as usual.
+        #[arg(long)]
+        rounds: Option<u64>,
         /// The scenario's folder name.
         scenario: String,
     },
@@ -157,9 +160,10 @@ impl BedCommand {
                 bed.shell(&scenario, &options)?;
                 Ok(true)
             }
-            Self::Run { suite, image, verbose, scenario } => {
-                let (bed, scenario, options) =
+            Self::Run { suite, image, verbose, rounds, scenario } => {
+                let (bed, scenario, mut options) =
                     prepare(workspace, &suite.suite, image, verbose, &scenario)?;
+                options.variables.extend(rounds.map(|rounds| ("ROUNDS", rounds)));
                 Ok(bed.run(&scenario, &options)?.verdict == Verdict::Success)
             }
             Self::List => {
@@ -244,7 +248,9 @@ fn run_scenarios(
             let name = format!("{}, {suite}", scenario.name);
             match bed.run(scenario, &Options::default()) {
                 Ok(run) if run.verdict == Verdict::Success => tally.passed(&name),
-                Ok(run) => tally.failed(&name, run.verdict.word()),
+                Ok(run) => {
+                    tally.failed(&name, &format!("{}: {}", run.verdict.word(), run.why));
+                }
                 Err(error) => tally.failed(&name, &format!("{error:#}")),
             }
         }

@@ -22,7 +22,6 @@ enum What {
 }
 
 const NEEDS: &[Need] = &[
-    Need { what: What::Program("qemu-system-x86_64"), package: "qemu-system-x86" },
     Need { what: What::Program("mmdebstrap"), package: "mmdebstrap" },
     Need { what: What::Program("depmod"), package: "kmod" },
     Need { what: What::Program("xz"), package: "xz-utils" },

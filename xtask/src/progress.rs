@@ -51,7 +51,7 @@ impl Tally {
     /// Counts a failure.
     pub(crate) fn failed(&mut self, name: &str, why: &str) {
         say(format_args!("FAILED: {name}: {why}"));
-        self.failures.push(name.to_owned());
+        self.failures.push(format!("{name}: {why}"));
     }
 
     /// Whether nothing failed.
@@ -61,8 +61,9 @@ impl Tally {
 
     /// Prints the result; the count is the last line, alone.
     pub(crate) fn print(&self) {
-        if !self.failures.is_empty() {
-            println!("\nfailed: {}", self.failures.join(", "));
+        println!();
+        for failure in &self.failures {
+            println!("failed: {failure}");
         }
         println!("{}", self.summary());
     }

@@ -44,6 +44,11 @@ impl Workspace {
         self.target().join("bed").join(suite)
     }
 
+    /// The bed's QEMU.
+    pub(crate) fn emulator(&self) -> PathBuf {
+        self.target().join("bed").join("qemu")
+    }
+
     /// Where cargo puts release binaries.
     pub(crate) fn release(&self) -> PathBuf {
         env::var_os("CARGO_TARGET_DIR")

@@ -6,7 +6,7 @@ use super::scenario::{DeviceKind, Scenario};
 use anyhow::{Context, Result};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 /// `conring_size` keeps every debug key's output readable with `xl dmesg`. The older scheduler,
 /// since credit2 on emulated CPUs was seen to leave a runnable dom0 off both idle CPUs for
@@ -42,19 +42,19 @@ pub(crate) enum Console {
     Terminal,
 }
 
-/// Builds the command line.
+/// Adds the machine to QEMU's command line.
 ///
 /// Emulation, not KVM: nested Xen does not run everywhere, and a test bed that behaves
 /// differently per machine is worse than a slow one. The CPU model is the one that Xen
 /// and its dom0 boot on in emulation.
-pub(crate) fn command(
+pub(crate) fn describe(
+    qemu: &mut Command,
     base: &Base,
     files: &BootFiles,
     scenario: &Scenario,
     disks: &Path,
     console: Console,
-) -> Command {
-    let mut qemu = Command::new("qemu-system-x86_64");
+) {
     qemu.args(["-machine", "q35,accel=tcg", "-cpu", "qemu64", "-smp", "2", "-m", "4096"]);
     qemu.args(["-device", "intel-iommu,intremap=on"]);
     qemu.args(["-nic", "none", "-vga", "none", "-display", "none", "-no-reboot"]);
@@ -62,7 +62,7 @@ pub(crate) fn command(
         Console::Piped => qemu.args(["-monitor", "none", "-serial", "stdio"]),
         Console::Terminal => qemu.args(["-serial", "mon:stdio"]),
     };
-    com2(&mut qemu, &files.com2, scenario.types_on_com2);
+    com2(qemu, &files.com2, scenario.types_on_com2);
     qemu.arg("-kernel").arg(base.hypervisor());
     // Xen takes the later of two options that contradict each other.
     qemu.arg("-append").arg(format!("{XEN_ARGUMENTS} {}", scenario.xen));
@@ -73,7 +73,7 @@ pub(crate) fn command(
         module(&base.kernel()),
         module(&files.initramfs)
     ));
-    drive(&mut qemu, "results", &files.results);
+    drive(qemu, "results", &files.results);
     qemu.args(["-device", "ide-hd,drive=results,bus=ide.0"]);
     for (index, device) in scenario.devices.iter().enumerate() {
         let (slot, name) = (index.saturating_add(1), &device.name);
@@ -87,17 +87,16 @@ pub(crate) fn command(
             device.properties.iter().map(|property| format!(",{property}")).collect();
         match device.kind {
             DeviceKind::Nvme { .. } => {
-                drive(&mut qemu, name, &disk::image(disks, name));
+                drive(qemu, name, &disk::image(disks, name));
                 qemu.arg("-device");
                 qemu.arg(format!(
                     "nvme,drive={name},serial={name},bus=port{slot}{properties}"
                 ));
             }
-            DeviceKind::E1000e => card(&mut qemu, "e1000e", name, slot, &properties),
-            DeviceKind::Rtl8139 => card(&mut qemu, "rtl8139", name, slot, &properties),
+            DeviceKind::E1000e => card(qemu, "e1000e", name, slot, &properties),
+            DeviceKind::Rtl8139 => card(qemu, "rtl8139", name, slot, &properties),
         }
     }
-    qemu
 }
 
 /// A network card on a network of its own.
@@ -147,6 +146,11 @@ impl Machine {
             .context("cannot start QEMU")?;
         let console = child.stdout.take().context("QEMU has no console")?;
         Ok((Self { child }, console))
+    }
+
+    /// How it ended. Only for one whose console is closed: it waits for the end.
+    pub(crate) fn ended(&mut self) -> Result<ExitStatus> {
+        self.child.wait().context("cannot learn how QEMU ended")
     }
 
     /// Types into the first serial port.

@@ -1,9 +1,12 @@
 //! The bed: real Xen, dom0 and guests inside QEMU, from Debian's packages.
 
 mod bzimage;
+mod cache;
 mod console;
 mod cpio;
+mod debian;
 mod disk;
+mod emulator;
 mod machine;
 mod modules;
 mod overlay;
@@ -16,6 +19,7 @@ pub(crate) mod verdict;
 
 use crate::workspace::Workspace;
 use anyhow::{Context, Result};
+use emulator::Emulator;
 use machine::{BootFiles, Console};
 use recipe::Base;
 use scenario::Scenario;
@@ -30,6 +34,7 @@ pub(crate) struct Bed {
     workspace: Workspace,
     folder: PathBuf,
     base: Base,
+    emulator: Emulator,
 }
 
 /// How to run a scenario.
@@ -48,6 +53,8 @@ pub(crate) struct Options {
 pub(crate) struct Run {
     /// How it ended.
     pub(crate) verdict: Verdict,
+    /// What failed, if something did and said so.
+    pub(crate) why: String,
     /// Its logs.
     pub(crate) folder: PathBuf,
 }
@@ -57,26 +64,42 @@ impl Bed {
     pub(crate) fn build(workspace: &Workspace, suite: &str) -> Result<Self> {
         let suite = Suite::find(suite)?;
         let folder = workspace.bed(suite.name);
+        let emulator = Emulator::get(&workspace.emulator())?;
         let base = Base::get(suite, &folder)?;
-        Ok(Self { workspace: workspace.clone(), folder, base })
+        Ok(Self { workspace: workspace.clone(), folder, base, emulator })
     }
 
     /// Runs one scenario and judges it.
     pub(crate) fn run(&self, scenario: &Scenario, options: &Options) -> Result<Run> {
         let folder = self.folder.join("runs").join(&scenario.name);
         let files = self.prepare(scenario, options, &folder, false)?;
-        let command =
-            machine::command(&self.base, &files, scenario, &folder, Console::Piped);
-        let verdict = run::run(scenario, command, &files, &folder, options.verbose)?;
-        Ok(Run { verdict, folder })
+        let mut command = self.emulator.command();
+        machine::describe(
+            &mut command,
+            &self.base,
+            &files,
+            scenario,
+            &folder,
+            Console::Piped,
+        );
+        let (verdict, why) =
+            run::run(scenario, command, &files, &folder, options.verbose)?;
+        Ok(Run { verdict, why, folder })
     }
 
     /// Boots a scenario's machine for a person.
     pub(crate) fn shell(&self, scenario: &Scenario, options: &Options) -> Result<()> {
         let folder = self.folder.join("runs").join("shell");
         let files = self.prepare(scenario, options, &folder, true)?;
-        let mut command =
-            machine::command(&self.base, &files, scenario, &folder, Console::Terminal);
+        let mut command = self.emulator.command();
+        machine::describe(
+            &mut command,
+            &self.base,
+            &files,
+            scenario,
+            &folder,
+            Console::Terminal,
+        );
         command.status().context("cannot start QEMU")?;
         Ok(())
     }

@@ -1,12 +1,13 @@
 //! The cached part of the bed: hypervisor, kernel, and the two base initramfs.
 
 use super::bzimage;
+use super::cache;
 use super::cpio::Tree;
 use super::modules::ModuleTable;
 use super::rootfs::Rootfs;
 use super::suite::Suite;
 use crate::{process, progress};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use std::process::Command;
 const SOURCES: &[&str] = &[
     include_str!("recipe.rs"),
     include_str!("rootfs.rs"),
+    include_str!("debian.rs"),
     include_str!("modules.rs"),
     include_str!("bzimage.rs"),
     include_str!("cpio.rs"),
@@ -52,18 +54,10 @@ pub(crate) struct Base {
 impl Base {
     /// Takes it from the cache, or builds it there.
     pub(crate) fn get(suite: &Suite, cache: &Path) -> Result<Self> {
-        let folder = cache.join(format!("base-{:016x}", key(suite)));
-        if !folder.exists() {
-            fs::create_dir_all(cache)?;
-            // Built aside and renamed, so that a half-built one is never used.
-            let unfinished = cache.join(format!("unfinished-{}", std::process::id()));
-            let built = build(suite, &unfinished).and_then(|ready| {
-                fs::rename(ready, &folder).context("cannot move the new cache into place")
-            });
-            fs::remove_dir_all(&unfinished).ok();
-            built?;
-            remove_older(cache, &folder)?;
-        }
+        let packages = suite.packages().join(" ");
+        let key = cache::key(SOURCES.iter().copied().chain([suite.name, &packages]));
+        let folder =
+            cache::get(cache, "base", key, |unfinished| build(suite, unfinished))?;
         Ok(Self { folder })
     }
 
@@ -88,29 +82,7 @@ impl Base {
     }
 }
 
-/// Removes what an older recipe made.
-fn remove_older(cache: &Path, current: &Path) -> Result<()> {
-    for entry in fs::read_dir(cache)? {
-        let entry = entry?;
-        let is_base = entry.file_name().to_string_lossy().starts_with("base-");
-        if is_base && entry.path() != current {
-            fs::remove_dir_all(entry.path())?;
-        }
-    }
-    Ok(())
-}
-
-/// FNV-1a over everything that decides the content.
-fn key(suite: &Suite) -> u64 {
-    let packages = suite.packages().join(" ");
-    let inputs = SOURCES.iter().copied().chain([suite.name, &packages]);
-    inputs.flat_map(str::bytes).fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
-}
-
 fn build(suite: &Suite, unfinished: &Path) -> Result<PathBuf> {
-    fs::create_dir_all(unfinished)?;
     let rootfs = Rootfs::download(suite, unfinished)?;
     progress::say("building the base initramfs of dom0 and guests");
     let ready = unfinished.join("ready");

@@ -1,29 +1,12 @@
 //! The Debian files that dom0 and the guests are made of, unpacked and searchable.
 
+use super::debian;
 use super::suite::Suite;
-use crate::{packages, process, progress};
+use crate::process;
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-
-/// What is never needed and most of the bulk.
-const EXCLUDED: &[&str] = &[
-    "./usr/share/doc",
-    "./usr/share/man",
-    "./usr/share/locale",
-    "./usr/share/perl",
-    "./usr/share/zoneinfo",
-    "./usr/lib/python3*",
-    "./usr/lib/x86_64-linux-gnu/perl*",
-    "./usr/lib/x86_64-linux-gnu/gconv",
-    "./dev",
-];
-
-/// Folders that newer releases have only as links into usr/.
-const MERGED: &[&str] = &["bin", "sbin", "lib", "lib64"];
 
 /// An unpacked root file system.
 #[derive(Debug)]
@@ -35,39 +18,7 @@ pub(crate) struct Rootfs {
 impl Rootfs {
     /// Downloads and unpacks the suite's packages below `folder`.
     pub(crate) fn download(suite: &Suite, folder: &Path) -> Result<Self> {
-        let archive = folder.join("root.tar");
-        progress::say(format_args!("downloading Debian {} with mmdebstrap", suite.name));
-        // Packages are only unpacked and none of their programs run, so a plain user needs
-        // no namespaces for it. (As root mmdebstrap refuses that mode.)
-        let mode = if packages::is_root()? { "root" } else { "chrootless" };
-        // A tar instead of a folder: in some modes the folder would belong to others.
-        process::run(
-            Command::new("mmdebstrap")
-                .args(["--quiet", "--variant=extract", "--format=tar", "--mode", mode])
-                .arg(format!("--include={}", suite.packages().join(",")))
-                .arg(suite.name)
-                .arg(&archive),
-        )
-        .context(
-            "cannot download the Debian packages (is there a network?); \
-             nothing is left behind, run it again later",
-        )?;
-        let root = folder.join("root");
-        fs::create_dir_all(&root)?;
-        let mut tar = Command::new("tar");
-        tar.args(["--extract", "--no-same-owner", "--file"]).arg(&archive);
-        tar.arg("--directory").arg(&root);
-        for pattern in EXCLUDED {
-            tar.arg(format!("--exclude={pattern}"));
-        }
-        process::run(&mut tar)?;
-        fs::remove_file(&archive)?;
-        for name in MERGED {
-            let link = root.join(name);
-            if link.symlink_metadata().is_err() {
-                symlink(format!("usr/{name}"), link)?;
-            }
-        }
+        let root = debian::unpack(suite.name, &suite.packages(), folder)?;
         let kernel = kernel_version(&root)?;
         Ok(Self { root, kernel })
     }
@@ -102,16 +53,10 @@ impl Rootfs {
     ///
     /// The suite's own loader is asked, so the answer does not depend on this machine.
     pub(crate) fn libraries(&self, programs: &[String]) -> Result<BTreeSet<String>> {
-        let loader = self.path("lib64/ld-linux-x86-64.so.2");
-        let search = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"]
-            .map(|folder| self.path(folder).display().to_string())
-            .join(":");
         let mut found = BTreeSet::new();
         for program in programs {
             let text = process::text(
-                Command::new(&loader)
-                    .args(["--library-path", &search, "--list"])
-                    .arg(self.path(program)),
+                debian::loader(&self.root).arg("--list").arg(self.path(program)),
             )?;
             ensure!(
                 !text.contains("not found"),

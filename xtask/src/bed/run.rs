@@ -32,14 +32,15 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// How much of the console a failure shows.
 const SHOWN_LINES: usize = 60;
 
-/// Runs the machine until the scenario ends, and returns the final verdict.
+/// Runs the machine until the scenario ends, and returns the final verdict with what led
+/// to it, in a line.
 pub(crate) fn run(
     scenario: &Scenario,
     qemu: Command,
     files: &BootFiles,
     folder: &Path,
     verbose: bool,
-) -> Result<Verdict> {
+) -> Result<(Verdict, String)> {
     progress::say(format_args!("scenario {}: {}", scenario.name, scenario.about));
     let _alone = alone()?;
     let start = Instant::now();
@@ -49,6 +50,8 @@ pub(crate) fn run(
         log: File::create(folder.join("serial.log"))?,
         tail: VecDeque::new(),
         verbose,
+        why: String::new(),
+        closed: false,
         deadline: start + scenario.timeout + GRACE,
         start,
     };
@@ -58,6 +61,10 @@ pub(crate) fn run(
         machine.send(ASK_XEN).ok();
         watch.deadline = Instant::now() + ANSWER;
         watch.until_end()?;
+    }
+    if watch.closed {
+        watch.why = format!("QEMU ended by itself: {}", machine.ended()?);
+        println!("    {}", watch.why);
     }
     drop(machine);
     fs::remove_file(&files.initramfs).ok();
@@ -74,7 +81,8 @@ pub(crate) fn run(
                 }
             }
             Err(error) => {
-                println!("    FAILED: on the host, {error:#}");
+                watch.why = format!("on the host, {error:#}");
+                println!("    FAILED: {}", watch.why);
                 verdict = Verdict::Failure;
             }
         }
@@ -93,7 +101,7 @@ pub(crate) fn run(
         scenario.name,
         verdict.word()
     ));
-    Ok(verdict)
+    Ok((verdict, watch.why))
 }
 
 /// Waits until no other bed runs on this host, and keeps others waiting. Emulated CPUs that
@@ -117,6 +125,10 @@ struct Watch {
     log: File,
     tail: VecDeque<String>,
     verbose: bool,
+    /// The last check that failed.
+    why: String,
+    /// The console is closed: QEMU is gone.
+    closed: bool,
     deadline: Instant,
     start: Instant,
 }
@@ -130,11 +142,18 @@ impl Watch {
                 Ok(line) => line,
                 Err(_) if panicked => return Ok(Verdict::Crash),
                 Err(RecvTimeoutError::Timeout) => return Ok(Verdict::Timeout),
-                // QEMU is gone, and no verdict was seen.
-                Err(RecvTimeoutError::Disconnected) => return Ok(Verdict::Crash),
+                // No verdict was seen.
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.closed = true;
+                    return Ok(Verdict::Crash);
+                }
             };
             self.record(&line)?;
-            match Event::parse(&line) {
+            let event = Event::parse(&line);
+            if let Some(Event::Check { passed: false, what }) = event {
+                what.clone_into(&mut self.why);
+            }
+            match event {
                 Some(Event::End(verdict)) => return Ok(verdict),
                 Some(Event::Panic) if !panicked => {
                     panicked = true;
@@ -206,7 +225,12 @@ fn read_lines(console: impl Read + Send + 'static) -> Receiver<String> {
 fn unpack(results: &Path, to: &Path) -> Result<()> {
     let mut magic = [0_u8; 262];
     File::open(results)?.read_exact(&mut magic)?;
-    anyhow::ensure!(magic.ends_with(b"ustar"), "dom0 wrote none");
+    anyhow::ensure!(
+        magic.ends_with(b"ustar"),
+        "dom0 wrote none: {} starts with {:02x?}",
+        results.display(),
+        &magic[..16]
+    );
     fs::create_dir_all(to)?;
     process::output(
         Command::new("tar")
