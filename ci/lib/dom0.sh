@@ -54,19 +54,25 @@ bed_end() { touch /tmp/bed-done; }
 # now_ms: a clock in milliseconds.
 now_ms() { awk '{ printf "%d\n", $1 * 1000 }' /proc/uptime; }
 
+# Each look costs dom0 time that whatever is waited for may need, so pauses grow.
+SHORTEST_PAUSE=50000
+LONGEST_PAUSE=400000
+
 # wait_for TEXT SECONDS COMMAND...: until the command succeeds; fails the scenario when
 # the time is over. Polls, since shell commands have no event to wait for.
 wait_for() {
     wait_what=$1
     wait_until=$(($(now_ms) + $2 * 1000))
     wait_seconds=$2
+    wait_pause=$SHORTEST_PAUSE
     shift 2
     until "$@" > /tmp/wait.out 2>&1; do
         if [ "$(now_ms)" -gt "$wait_until" ]; then
             tail -n 20 /tmp/wait.out
             fail "waited $wait_seconds s for: $wait_what"
         fi
-        usleep 50000
+        usleep "$wait_pause"
+        wait_pause=$((wait_pause < LONGEST_PAUSE ? wait_pause + wait_pause / 8 : wait_pause))
     done
     echo "@@BED ok $wait_what"
 }
@@ -171,11 +177,13 @@ guest_run() {
     send_guest "$1" "$3"
     done_re="@@DONE $SEQUENCE [0-9]+ *@"
     run_until=$(($(now_ms) + $2 * 1000))
+    run_pause=$SHORTEST_PAUSE
     until guest_log_has "$1" "$done_re"; do
         if [ "$(now_ms)" -gt "$run_until" ]; then
             fail "$1 did not finish within $2 s: $3"
         fi
-        usleep 50000
+        usleep "$run_pause"
+        run_pause=$((run_pause < LONGEST_PAUSE ? run_pause + run_pause / 8 : run_pause))
     done
     guest_log "$1" | sed -n "/@@BEGIN $SEQUENCE *\$/,/@@DONE $SEQUENCE /p" | grep -v '^@@DONE\|^@@BEGIN [0-9]' > "$OUT" || true
     result=$(guest_log "$1" | sed -n "s/.*@@DONE $SEQUENCE \([0-9]*\) *@.*/\1/p" | tail -n 1)
@@ -200,12 +208,17 @@ grows() {
 
 # ---- devices and pcidom ----
 
-# assignable BDF...: takes the devices from dom0's drivers.
+# assignable BDF...: takes the devices from dom0's drivers. Of a port, after what is below it.
 assignable() {
     for bdf in "$@"; do
+        if [ "$(driver_of "$bdf")" = pcieport ]; then
+            echo "$bdf" > /sys/bus/pci/drivers/pcieport/unbind
+        fi
         xl pci-assignable-add "$bdf" || fail "xl pci-assignable-add $bdf"
     done
 }
+
+driver_of() { basename "$(readlink "/sys/bus/pci/devices/$1/driver")"; }
 
 # start_image KERNEL BDF...: boots an image as the domain pcidom with these devices as
 # its pool, with the shipped configuration otherwise, and the lines in PCIDOM_EXTRA.

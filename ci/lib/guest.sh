@@ -37,10 +37,21 @@ find_nvme() {
 # nvme_wait SERIAL SECONDS: until the drive is usable.
 nvme_wait() { wait_until "$2" find_nvme "$1"; }
 
-# nvme_disk SERIAL: its block device.
+# nvme_disk SERIAL: its block device, of an NVMe drive or of a SATA disk.
 nvme_disk() {
+    sata_disk "$1" && return
     controller=$(find_nvme "$1") || return 1
     echo "/dev/${controller}n1"
+}
+
+sata_disk() {
+    for disk in /sys/block/sd*; do
+        # The page with the serial number.
+        grep -qas "$1" "$disk/device/vpd_pg80" || continue
+        echo "/dev/${disk##*/}"
+        return 0
+    done
+    return 1
 }
 
 hash_of() { sha256sum | cut -d ' ' -f 1; }

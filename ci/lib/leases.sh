@@ -54,3 +54,18 @@ has_no_msi() {
     echo "message interrupts of $1: '$msis'"
     [ -z "$msis" ]
 }
+
+# views_agree GUEST: pcidom, the daemon's record and Xen say the same of the guest's leases:
+# status sees no difference between the first two, and shows the very numbers that key i has.
+views_agree() {
+    of=$(domid "$1")
+    pcidomctl status | tee /tmp/status.out
+    not grep -E 'trouble: pcidom holds' /tmp/status.out || return 1
+    # Loan Gen Device Guest (domid) Phase Pirqs
+    awk -v of="($of)" '$5 == of && $6 == "lent" && $7 != "-" { print $7 }' /tmp/status.out |
+        tr ',' '\n' | sort -n > /tmp/pirqs.status
+    xen_debug_keys i
+    grep 'PCI-MSI' "$KEYS" | grep -oE "[ ,]d$of: *[0-9]+" | sed 's/.*: *//' | sort -n > /tmp/pirqs.xen
+    echo "status: $(xargs < /tmp/pirqs.status); Xen: $(xargs < /tmp/pirqs.xen)"
+    [ -s /tmp/pirqs.xen ] && cmp -s /tmp/pirqs.status /tmp/pirqs.xen
+}

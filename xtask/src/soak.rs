@@ -3,7 +3,7 @@
 //! The plan knows what every operation leaves behind, so each line of it can succeed, and
 //! in dom0 a shell only has to obey. The same seed gives the same plan.
 
-use crate::bed::scenario::Device;
+use crate::bed::device::Device;
 use crate::bed::{Bed, Options, scenario::Scenario, verdict::Verdict};
 use crate::workspace::Workspace;
 use crate::{dist, packages, progress};
@@ -231,7 +231,7 @@ impl Chance {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bed::scenario::DeviceKind;
+    use crate::bed::device::{DeviceKind, Place};
     use std::collections::BTreeMap;
 
     fn devices() -> Vec<Device> {
@@ -241,7 +241,9 @@ mod tests {
             .map(|name| Device {
                 name: name.to_owned(),
                 kind: kind(),
+                place: Place::RootPort,
                 properties: vec![],
+                port_properties: vec![],
             })
             .into()
     }

@@ -1,4 +1,5 @@
 . /bed/lib/leases.sh
+. /bed/lib/errors.sh
 
 # carries NAME CHIP PATTERN COMMAND: the interrupts are of this kind, and grow by the work.
 carries() {
@@ -12,23 +13,28 @@ carries() {
 line_of() { cat "/sys/bus/pci/devices/$1/irq"; }
 
 step "boot pcidom with the devices in its pool"
-assignable "$disk0" "$disk1" "$net0" "$net1" "$card0"
+assignable "$disk0" "$disk1" "$net0" "$net1" "$card0" "$sata0"
 check "$disk1 and $net1 have the same line" [ "$(line_of "$disk1")" = "$(line_of "$net1")" ]
 start_daemon
-start_pcidom "$disk0" "$disk1" "$net0" "$net1" "$card0"
+start_pcidom "$disk0" "$disk1" "$net0" "$net1" "$card0" "$sata0"
 
-step "a drive by MSI-X; a card by MSI, MSI-X, INTx"
+step "a drive by MSI-X, a disk by MSI, a card by MSI-X and INTx"
 create_guest g1 --paused --script guest.sh
 attach g1 "$disk0"
 attach g1 "$net0"
+attach g1 "$sata0"
 xl unpause g1
 guest_ready g1
 guest_must g1 60 'nvme_wait disk0 50'
 carries g1 -pcifront-msi-x 'nvme[0-9]+q' 'nvme_read disk0 0 4'
 carries g1 -pcifront-msi-x 'nvme[0-9]+q' 'nvme_verify disk0 8 4'
-for mode in 1:-pcifront-msi 2:-pcifront-msi-x 0:-pcifront; do
+guest_must g1 60 'modprobe ahci && wait_until 20 sata_disk sata0'
+carries g1 -pcifront-msi ahci 'nvme_read sata0 0 4'
+carries g1 -pcifront-msi ahci 'nvme_verify sata0 8 4'
+for mode in 2:-pcifront-msi-x 0:-pcifront; do
     guest_must g1 60 "card_uses ${mode%%:*}"
     carries g1 "${mode#*:}" ' eth' 'net_ping 3'
+    check "pcidom, the daemon and Xen name the same pirqs" views_agree g1
 done
 
 step "a conventional card, which has INTx only"
@@ -58,15 +64,39 @@ step "one of the two on the line goes, the other works on"
 detach g2 "$net1"
 guest_must g2 60 'nvme_verify disk1 12 2'
 guest_must g2 20 "kind_is -pcifront 'nvme[0-9]+q'"
+
+step "another guest gets the card, not the line, which is the first guest's"
+create_guest g3 --script guest.sh
+attach g3 "$net1"
+check "status says so" status_says "without its interrupt line"
+guest_must g3 60 net_up
+carries g3 -pcifront-msi-x ' eth' 'net_ping 3'
+guest_must g3 60 card_has_no_line
+detach g3 "$net1"
+
+step "it gets the line when a person says so, and both work by it"
+check "attach --share-line" pcidomctl attach --share-line g3 "$net1"
+guest_must g3 60 'card_uses 0'
+carries g3 -pcifront ' eth' 'net_ping 3'
+guest_must g2 20 'io_start disk1 8'
+carries g3 -pcifront ' eth' 'net_ping 10'
+guest_must g2 60 'io_advances 10'
+guest_must g2 60 'io_stop'
+carries g2 -pcifront 'nvme[0-9]+q' 'nvme_read disk1 0 4'
+detach g3 "$net1"
+guest_must g2 60 'nvme_verify disk1 4 2'
 detach g2 "$disk1"
 check "no request of g2 timed out" pciback_was_prompt g2
+check "no request of g3 timed out" pciback_was_prompt g3
 
 step "the end"
 xl destroy g1
 xl destroy g2
+xl destroy g3
 ends g1 30
 ends g2 30
-for device in "$disk0" "$disk1" "$net0" "$net1" "$card0"; do
+ends g3 30
+for device in "$disk0" "$disk1" "$net0" "$net1" "$card0" "$sata0"; do
     wait_for "$device is free" 20 device_is_free "$device"
     check "Xen has no message interrupt of $device any more" has_no_msi "$device"
 done

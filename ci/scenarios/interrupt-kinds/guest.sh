@@ -14,7 +14,14 @@ one_line() {
     [ "$(wc -l < "$STATE/lines")" -eq 1 ] && grep -qE "$2" "$STATE/lines"
 }
 
-# card_uses MODE: loads the card's driver with its parameter: 0 INTx, 1 MSI, 2 MSI-X.
+# card_uses MODE: loads the card's driver with its parameter: 0 INTx, 2 MSI-X.
+# (1, MSI, is no use: QEMU 10's card fails its driver's test of it, in dom0 too.)
 card_uses() {
     modprobe -r e1000e && modprobe e1000e "IntMode=$1" && net_up
+}
+
+# card_has_no_line: its driver, told to use INTx, gets no interrupt for it.
+card_has_no_line() {
+    modprobe -r e1000e && modprobe e1000e IntMode=0 && wait_until 20 net_interface || return 1
+    ! ip link set "$(net_interface)" up
 }

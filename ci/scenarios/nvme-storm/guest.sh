@@ -70,6 +70,16 @@ storm() {
     done
 }
 
+# storm_within SECONDS TIMES VECTORS: the same, also with drivers that hang: within that time.
+storm_within() {
+    rm -f "$STATE/stormed"
+    (
+        wait_until 20 all_live 4 && storm "$2" "$3"
+        echo "$?" > "$STATE/stormed"
+    ) &
+    wait_until "$1" test -s "$STATE/stormed" && [ "$(cat "$STATE/stormed")" = 0 ]
+}
+
 # no_trouble: the kernel has no complaint of pcifront, of interrupts or of a drive.
 no_trouble() {
     ! kernel_log_has 'msix get err|get fake response|map irq failed|Failed to obtain|timeout|not responding|failed to'

@@ -1,6 +1,6 @@
 //! Disk images: filled with known content before a run, compared after it.
 
-use super::scenario::{DeviceKind, Scenario};
+use super::scenario::Scenario;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -17,7 +17,7 @@ pub(crate) fn image(folder: &Path, name: &str) -> PathBuf {
 /// Creates the image of every drive, each with its own pseudo-random content.
 pub(crate) fn create_all(scenario: &Scenario, folder: &Path) -> Result<()> {
     for device in &scenario.devices {
-        if let DeviceKind::Nvme { mebibytes } = device.kind {
+        if let Some(mebibytes) = device.kind.disk() {
             let seed = device.name.bytes().fold(1_u64, |s, b| (s << 8) ^ u64::from(b));
             fill(&image(folder, &device.name), seed, mebibytes)?;
         }

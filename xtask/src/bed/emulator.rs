@@ -38,6 +38,8 @@ impl Emulator {
     /// A command line that starts it.
     pub(crate) fn command(&self) -> Command {
         let mut command = debian::loader(&self.root);
+        // Not those of the machine's own QEMU.
+        command.env("QEMU_MODULE_DIR", self.root.join("usr/lib/x86_64-linux-gnu/qemu"));
         command.arg(self.root.join("usr/bin/qemu-system-x86_64"));
         for firmware in ["usr/share/qemu", "usr/share/seabios"] {
             command.arg("-L").arg(self.root.join(firmware));

@@ -1,8 +1,9 @@
 //! The emulated machine: a QEMU command line, and the running process.
 
+use super::device::{self, DeviceKind};
 use super::disk;
 use super::recipe::Base;
-use super::scenario::{DeviceKind, Scenario};
+use super::scenario::Scenario;
 use anyhow::{Context, Result};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -26,11 +27,6 @@ pub(crate) struct BootFiles {
     pub(crate) com2: PathBuf,
     /// The disk dom0 writes its results to.
     pub(crate) results: PathBuf,
-}
-
-/// The address a device has in the machine: bus N behind the N-th root port.
-pub(crate) fn address(index: usize) -> String {
-    format!("0000:{:02x}:00.0", index.saturating_add(1))
 }
 
 /// Where the first serial port goes.
@@ -75,36 +71,36 @@ pub(crate) fn describe(
     ));
     drive(qemu, "results", &files.results);
     qemu.args(["-device", "ide-hd,drive=results,bus=ide.0"]);
-    for (index, device) in scenario.devices.iter().enumerate() {
-        let (slot, name) = (index.saturating_add(1), &device.name);
-        qemu.args([
-            "-device",
-            &format!(
-                "pcie-root-port,id=port{slot},chassis={slot},slot={slot},addr={slot:x}"
-            ),
-        ]);
-        let properties: String =
-            device.properties.iter().map(|property| format!(",{property}")).collect();
-        match device.kind {
+    for (device, spot) in scenario.devices.iter().zip(device::spots(&scenario.devices)) {
+        device::add_ports(qemu, device, spot.root);
+        let name = &device.name;
+        let model = match device.kind {
             DeviceKind::Nvme { .. } => {
                 drive(qemu, name, &disk::image(disks, name));
-                qemu.arg("-device");
-                qemu.arg(format!(
-                    "nvme,drive={name},serial={name},bus=port{slot}{properties}"
-                ));
+                format!("nvme,drive={name},serial={name}")
             }
-            DeviceKind::E1000e => card(qemu, "e1000e", name, slot, &properties),
-            DeviceKind::Rtl8139 => card(qemu, "rtl8139", name, slot, &properties),
+            DeviceKind::Ahci { .. } => {
+                drive(qemu, name, &disk::image(disks, name));
+                format!("ich9-ahci,id={name}")
+            }
+            DeviceKind::E1000e => card(qemu, "e1000e", name),
+            DeviceKind::Rtl8139 => card(qemu, "rtl8139", name),
+        };
+        let properties: String =
+            device.properties.iter().map(|property| format!(",{property}")).collect();
+        qemu.arg("-device").arg(format!("{model},{}{properties}", spot.properties()));
+        if let DeviceKind::Ahci { .. } = device.kind {
+            let disk = format!("ide-hd,drive={name},serial={name},bus={name}.0");
+            qemu.args(["-device", &disk]);
         }
     }
 }
 
-/// A network card on a network of its own.
-fn card(qemu: &mut Command, model: &str, name: &str, slot: usize, properties: &str) {
+/// A network for a card, and the card.
+fn card(qemu: &mut Command, model: &str, name: &str) -> String {
     // The user-mode network answers pings itself; nothing leaves QEMU.
     qemu.args(["-netdev", &format!("user,id={name},restrict=on")]);
-    qemu.arg("-device");
-    qemu.arg(format!("{model},netdev={name},bus=port{slot}{properties}"));
+    format!("{model},netdev={name}")
 }
 
 /// The second serial port: into a file, and if somebody types there, from and to a serial
@@ -166,16 +162,5 @@ impl Drop for Machine {
         // Errors mean that it ended already, which is what is wanted.
         self.child.kill().ok();
         self.child.wait().ok();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn devices_sit_on_consecutive_buses() {
-        assert_eq!(address(0), "0000:01:00.0");
-        assert_eq!(address(15), "0000:10:00.0");
     }
 }

@@ -5,6 +5,7 @@ mod cache;
 mod console;
 mod cpio;
 mod debian;
+pub(crate) mod device;
 mod disk;
 mod emulator;
 mod machine;

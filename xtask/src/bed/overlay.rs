@@ -1,7 +1,7 @@
 //! The part of dom0's initramfs that differs from run to run: scripts, programs, guest.
 
 use super::cpio::Tree;
-use super::machine::address;
+use super::device;
 use super::recipe::Base;
 use super::scenario::Scenario;
 use crate::dist;
@@ -110,8 +110,9 @@ fn environment(contents: &Contents<'_>) -> String {
     for (name, value) in contents.variables {
         text.push_str(&format!("{name}={value}\n"));
     }
-    for (index, device) in scenario.devices.iter().enumerate() {
-        text.push_str(&format!("{}={}\n", device.name, address(index)));
+    for (device, spot) in scenario.devices.iter().zip(device::spots(&scenario.devices)) {
+        let name = &device.name;
+        text.push_str(&format!("{name}={}\n{name}_port={}\n", spot.address(), spot.port));
     }
     text
 }

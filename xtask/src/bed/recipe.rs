@@ -39,7 +39,7 @@ const DOM0_MODULES: &[&str] = &[
 ];
 
 const GUEST_MODULES: &[&str] =
-    &["xen-pcifront", "nvme", "e1000e", "8139cp", "xen-evtchn"];
+    &["xen-pcifront", "nvme", "ahci", "sd-mod", "e1000e", "8139cp", "xen-evtchn"];
 
 /// Libraries that are opened by name at run time, which no loader lists.
 const XEN_LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";

@@ -1,5 +1,6 @@
 //! A scenario: a folder in `ci/scenarios/` with a `scenario.conf` and scripts.
 
+use super::device::Device;
 use crate::soak::Soak;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail, ensure};
@@ -40,31 +41,6 @@ pub(crate) struct Scenario {
     pub(crate) devices: Vec<Device>,
     /// How many regions guests must report per disk, at least.
     pub(crate) regions: Vec<(String, usize)>,
-}
-
-/// One emulated PCI device behind its own root port.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Device {
-    /// Its name in scripts, and an NVMe drive's serial number.
-    pub(crate) name: String,
-    /// What it is.
-    pub(crate) kind: DeviceKind,
-    /// More properties of QEMU's device, each `NAME=VALUE`.
-    pub(crate) properties: Vec<String>,
-}
-
-/// The kinds of devices that work in the bed.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum DeviceKind {
-    /// An NVMe drive with so many MiB.
-    Nvme {
-        /// Capacity.
-        mebibytes: usize,
-    },
-    /// A network card on QEMU's own user-mode network.
-    E1000e,
-    /// The same, as a conventional PCI function: no message interrupts, no PCI Express.
-    Rtl8139,
 }
 
 impl Scenario {
@@ -130,6 +106,7 @@ impl Scenario {
             }
         }
         ensure!(!scenario.about.is_empty(), "`about` is missing");
+        Device::check(&scenario.devices)?;
         for (disk, _) in &scenario.regions {
             let known = scenario.devices.iter().any(|d| d.name == *disk);
             ensure!(known, "`regions` names {disk}, which is no device");
@@ -172,34 +149,9 @@ fn yes_or_no(word: &str) -> Result<bool> {
     }
 }
 
-impl Device {
-    /// Reads `NAME nvme 16M`, `NAME e1000e` or `NAME rtl8139`, and properties after it.
-    fn parse(text: &str) -> Result<Self> {
-        let (properties, words): (Vec<_>, Vec<_>) =
-            text.split_whitespace().partition(|word| word.contains('='));
-        let (name, kind) = match words.as_slice() {
-            [name, "nvme", size] => {
-                let size = size.strip_suffix('M').context("expected a size like 16M")?;
-                (name, DeviceKind::Nvme { mebibytes: size.parse()? })
-            }
-            [name, "e1000e"] => (name, DeviceKind::E1000e),
-            [name, "rtl8139"] => (name, DeviceKind::Rtl8139),
-            _ => bail!("expected `NAME nvme SIZE`, `NAME e1000e` or `NAME rtl8139`"),
-        };
-        // The name becomes part of a shell variable and of QEMU options.
-        ensure!(
-            name.chars().all(|c| c.is_ascii_alphanumeric()),
-            "a device's name has letters and digits only"
-        );
-        // A comma would begin another option of QEMU.
-        ensure!(!text.contains(','), "one word for each property");
-        let properties = properties.into_iter().map(str::to_owned).collect();
-        Ok(Self { name: (*name).to_owned(), kind, properties })
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::device::DeviceKind;
     use super::*;
 
     fn parse(text: &str) -> Result<Scenario> {
@@ -240,6 +192,8 @@ mod tests {
             "about = x\ndevice = d nvme 16",
             "about = x\ndevice = d-0 e1000e",
             "about = x\ndevice = d igb",
+            "about = x\ndevice = d e1000e behind=wall",
+            "about = x\ndevice = d e1000e with=d",
             "about = x\ndevice = d e1000e mac=1,addr=2",
             "about = x\npcidom = maybe",
             "about = x\nsoak = 8",
