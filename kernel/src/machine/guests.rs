@@ -20,6 +20,7 @@ use super::chain::{Chain, LinkDone, LinkId, LinkJob};
 use super::jobs;
 use super::storm::Storm;
 use super::trace::{Op, Trace};
+use super::waits::Waits;
 use crate::platform::Platform;
 
 /// One guest: link, server, and what they hold of the platform.
@@ -31,6 +32,8 @@ pub(super) struct Guest<P: Platform> {
     port: Option<Port>,
     chain: Chain,
     storm: Storm,
+    /// How long its lease requests took.
+    pub(super) waits: Waits,
     /// Why the last enable of an interrupt failed, for `status`.
     pub(super) trouble: Option<String>,
     /// Until when no other reason is logged.
@@ -52,6 +55,7 @@ impl<P: Platform> Machine<P> {
                 port: None,
                 chain: Chain::new(LinkId::Guest(guest)),
                 storm: Storm::default(),
+                waits: Waits::default(),
                 trouble: None,
                 quiet_until: Instant::default(),
             });

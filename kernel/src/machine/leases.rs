@@ -41,6 +41,8 @@ pub(super) struct LeaseClient {
     generation: Generation,
     sequence: u32,
     open: Option<Purpose>,
+    /// When that was sent.
+    sent: Instant,
     /// Asked while an abandoned request is still open.
     next: Option<(LeaseAsk, Instant)>,
 }
@@ -50,13 +52,16 @@ pub(super) struct LeaseClient {
 pub(super) enum LeaseStep {
     /// Write this request.
     Send(LeaseRequest),
+    /// The open request was answered: note how long it took. A late one was given up.
+    Took { time: Duration, late: bool },
     /// Tell the server.
     Tell(Result<Vec<u16>, NoLease>),
 }
 
 impl LeaseClient {
     pub(super) const fn new(generation: Generation) -> Self {
-        Self { generation, sequence: 0, open: None, next: None }
+        let sent = Instant::from_nanos(0);
+        Self { generation, sequence: 0, open: None, sent, next: None }
     }
 
     /// The server asks. It asks again only after it was told.
@@ -66,23 +71,32 @@ impl LeaseClient {
             return None;
         }
         let until = now.after(LEASE_TIMEOUT);
-        Some(self.send(ask, Purpose::Asked { until }))
+        Some(self.send(ask, Purpose::Asked { until }, now))
     }
 
     /// The daemon's answer node says this.
-    pub(super) fn answered(&mut self, answer: &LeaseAnswer) -> Vec<LeaseStep> {
+    pub(super) fn answered(
+        &mut self,
+        answer: &LeaseAnswer,
+        now: Instant,
+    ) -> Vec<LeaseStep> {
         let mut steps = Vec::new();
         if answer.generation != self.generation || answer.sequence != self.sequence {
             return steps;
         }
-        match self.open.take() {
+        let open = self.open.take();
+        if open.is_some() {
+            let late = matches!(open, Some(Purpose::Abandoned { .. }));
+            steps.push(LeaseStep::Took { time: now.since(self.sent), late });
+        }
+        match open {
             None => return steps,
             Some(Purpose::Asked { .. }) => {
                 let result = answer.result.clone().map_err(NoLease::Refused);
                 steps.push(LeaseStep::Tell(result));
             }
             Some(Purpose::Abandoned { maps: true }) if answer.result.is_ok() => {
-                steps.push(self.send(LeaseAsk::Unmap, Purpose::CleanUp));
+                steps.push(self.send(LeaseAsk::Unmap, Purpose::CleanUp, now));
             }
             Some(Purpose::Abandoned { .. } | Purpose::CleanUp) => {}
         }
@@ -91,7 +105,7 @@ impl LeaseClient {
         {
             // Its time has begun with the wait: the daemon is there, so it gets the whole.
             let until = until.after(LEASE_TIMEOUT - BEHIND_TIMEOUT);
-            steps.push(self.send(ask, Purpose::Asked { until }));
+            steps.push(self.send(ask, Purpose::Asked { until }, now));
         }
         steps
     }
@@ -143,9 +157,9 @@ impl LeaseClient {
         }
     }
 
-    fn send(&mut self, ask: LeaseAsk, purpose: Purpose) -> LeaseStep {
+    fn send(&mut self, ask: LeaseAsk, purpose: Purpose, now: Instant) -> LeaseStep {
         self.sequence = self.sequence.wrapping_add(1);
-        self.open = Some(purpose);
+        (self.open, self.sent) = (Some(purpose), now);
         let (generation, sequence) = (self.generation, self.sequence);
         LeaseStep::Send(LeaseRequest { generation, sequence, ask })
     }
@@ -154,6 +168,7 @@ impl LeaseClient {
 #[cfg(test)]
 mod tests {
     use alloc::vec;
+    use core::time::Duration;
 
     use super::{BEHIND_TIMEOUT, LEASE_TIMEOUT, LeaseClient, LeaseStep, NoLease};
     use pcidom_loan::{Generation, LeaseAnswer, LeaseAsk};
@@ -177,12 +192,14 @@ mod tests {
         let mut client = LeaseClient::new(GENERATION);
         let now = Instant::default();
         let (sequence, _) = sent(client.ask(LeaseAsk::MapMsi, now));
-        assert_eq!(client.answered(&answer(sequence + 1, &[55])), []);
+        let then = now.after(Duration::from_millis(40));
+        assert_eq!(client.answered(&answer(sequence + 1, &[55]), then), []);
         let stale = LeaseAnswer { generation: Generation(2), ..answer(sequence, &[55]) };
-        assert_eq!(client.answered(&stale), []);
-        let told = client.answered(&answer(sequence, &[55]));
-        assert_eq!(told, [LeaseStep::Tell(Ok(vec![55]))]);
-        assert_eq!(client.answered(&answer(sequence, &[55])), []);
+        assert_eq!(client.answered(&stale, then), []);
+        let told = client.answered(&answer(sequence, &[55]), then);
+        let took = LeaseStep::Took { time: Duration::from_millis(40), late: false };
+        assert_eq!(told, [took, LeaseStep::Tell(Ok(vec![55]))]);
+        assert_eq!(client.answered(&answer(sequence, &[55]), then), []);
     }
 
     #[test]
@@ -193,16 +210,19 @@ mod tests {
         let late = now.after(LEASE_TIMEOUT);
         assert_eq!(client.tick(late), Some(LeaseStep::Tell(Err(NoLease::NoAnswer))));
         assert_eq!(client.ask(LeaseAsk::MapMsix(vec![0]), late), None);
-        let mut steps = client.answered(&answer(first, &[55]));
+        let took = |time, late| Some(LeaseStep::Took { time, late });
+        let more = Duration::from_millis(10);
+        let mut steps = client.answered(&answer(first, &[55]), late.after(more));
         let (second, ask) = sent(steps.pop());
         assert_eq!(ask, LeaseAsk::Unmap);
-        let mut steps = client.answered(&answer(second, &[]));
+        assert_eq!(steps.pop(), took(LEASE_TIMEOUT + more, true));
+        let mut steps = client.answered(&answer(second, &[]), late.after(more * 3));
         let (third, ask) = sent(steps.pop());
         assert_eq!(ask, LeaseAsk::MapMsix(vec![0]));
-        assert_eq!(
-            client.answered(&answer(third, &[54])),
-            [LeaseStep::Tell(Ok(vec![54]))]
-        );
+        assert_eq!(steps.pop(), took(more * 2, false));
+        let mut steps = client.answered(&answer(third, &[54]), late.after(more * 4));
+        assert_eq!(steps.pop(), Some(LeaseStep::Tell(Ok(vec![54]))));
+        assert_eq!((steps.pop(), steps.pop()), (took(more, false), None));
     }
 
     #[test]

@@ -279,6 +279,11 @@ impl<P: Platform> Machine<P> {
                     let value = request.to_string();
                     self.store.run(move |store| jobs::write(store, path, value));
                 }
+                LeaseStep::Took { time, late } => {
+                    if let Some(known) = self.guests.get_mut(&guest) {
+                        known.waits.answered(time, late);
+                    }
+                }
                 LeaseStep::Tell(result) => {
                     let answer = result
                         .map(|pirqs| pirqs.into_iter().map(Pirq).collect())
@@ -303,10 +308,15 @@ impl<P: Platform> Machine<P> {
     }
 
     /// An answer of the daemon, as its node stands.
-    pub(super) fn lease_answered(&mut self, id: LoanId, answer: &LeaseAnswer) {
+    pub(super) fn lease_answered(
+        &mut self,
+        id: LoanId,
+        answer: &LeaseAnswer,
+        now: Instant,
+    ) {
         let Some(loan) = self.loans.get_mut(&id) else { return };
         let guest = loan.guest();
-        let steps = loan.lease.answered(answer);
+        let steps = loan.lease.answered(answer, now);
         self.lease_steps(id, guest, steps);
     }
 
@@ -317,6 +327,11 @@ impl<P: Platform> Machine<P> {
             let Some(loan) = self.loans.get_mut(&id) else { continue };
             let guest = loan.guest();
             let step = loan.lease.tick(now);
+            if step.is_some()
+                && let Some(known) = self.guests.get_mut(&guest)
+            {
+                known.waits.unanswered();
+            }
             let (order, late) = (loan.order, loan.scan_until.take_if(|at| *at <= now));
             self.lease_steps(id, guest, step);
             if late.is_some() {

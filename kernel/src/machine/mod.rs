@@ -6,7 +6,7 @@
 //! | `bus` | whose access goes over the A-link next |
 //! | `windows` | config space that is read without dom0 |
 //! | `tasks` | scans and resets of pool devices |
-//! | `loans`, `leases` | what the daemon orders, and pirqs asked of it |
+//! | `loans`, `leases`, `waits` | what the daemon orders, pirqs asked of it, how long that took |
 //! | `guests`, `storm` | the backend of each guest |
 //! | `chain`, `jobs` | XenStore work |
 //! | `backoff` | when to try again |
@@ -29,6 +29,7 @@ mod stop;
 mod storm;
 mod tasks;
 pub mod trace;
+mod waits;
 mod windows;
 
 use alloc::collections::VecDeque;
@@ -284,7 +285,9 @@ impl<P: Platform> Machine<P> {
                 self.new_orders(&orders, platform);
                 self.stop_if_possible(platform.now());
             }
-            Done::Answer(loan, answer) => self.lease_answered(loan, &answer),
+            Done::Answer(loan, answer) => {
+                self.lease_answered(loan, &answer, platform.now());
+            }
             Done::Query(number) => self.write_report(number, platform.heap()),
             Done::Link(LinkId::Dom0, done) => self.alink_job_done(done, platform),
             Done::Link(LinkId::Guest(guest), done) => {

@@ -102,6 +102,7 @@ impl<P: Platform> Machine<P> {
         }
         for (guest, known) in &self.guests {
             nodes.push((format!("guests/{guest}"), guest_text(known)));
+            nodes.push((format!("guests/{guest}/leases"), known.waits.to_string()));
             for (n, status) in known.server.functions().enumerate() {
                 nodes.push((format!("guests/{guest}/{n}"), function_text(&status)));
                 nodes.extend(self.held(*guest, &status));

@@ -84,6 +84,7 @@ impl<P: Platform> Machine<P> {
         let mut out = String::new();
         for (guest, known) in &self.guests {
             line!(out, "domain {guest}: {}", guest_text(known));
+            line!(out, "  leases: {}", known.waits);
             for status in known.server.functions() {
                 line!(out, "  {}", function_text(&status));
             }
