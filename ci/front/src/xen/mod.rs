@@ -116,7 +116,9 @@ extern "C" fn pcidom_entry(raw: *const start_info) -> ! {
     let added = events.add(store.port());
     let grants = Grants::new(space);
     match (added, grants) {
-        (Ok(()), Ok(grants)) => crate::main(Xen { events, grants, store, requests: 0 }),
+        (Ok(()), Ok(grants)) => {
+            crate::main(Xen { events, grants, store, requests: 0 }, &info)
+        }
         (Err(error), _) | (_, Err(error)) => fail(format_args!("{error}")),
     }
 }
