@@ -1,22 +1,5 @@
+. /bed/lib/front.sh
 . /bed/lib/leases.sh
-
-# create_front NAME: our frontend as a PV guest, paused.
-create_front() {
-    cat > "/tmp/$1.cfg" << CFG
-name = "$1"
-type = "pv"
-kernel = "/bed/images/bed-front"
-memory = 8
-vcpus = 1
-passthrough = "enabled"
-e820_host = 1
-on_poweroff = "destroy"
-on_crash = "preserve"
-CFG
-    xl create -p "/tmp/$1.cfg" || fail "xl create $1"
-    know_domid "$1"
-    follow "$1"
-}
 
 # answers_are_expected: each line of the file `expected` is in the frontend's output, in this
 # order, and nothing else is; a `*` in it stands for anything.

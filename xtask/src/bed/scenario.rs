@@ -184,6 +184,15 @@ mod tests {
     }
 
     #[test]
+    fn every_scenario_can_be_read_and_has_its_script() {
+        let scenarios = Scenario::load_all(&Workspace::find().unwrap()).unwrap();
+        assert!(scenarios.len() > 10);
+        for scenario in scenarios {
+            assert!(scenario.folder.join("dom0.sh").is_file(), "{}", scenario.name);
+        }
+    }
+
+    #[test]
     fn refuses_nonsense() {
         for text in [
             "",
