@@ -150,3 +150,35 @@ fn a_guest_whose_request_is_answered_late_does_not_delay_anothers() {
     assert!((90..100 + WAYS).contains(&after[1].slowest), "{after:?}");
     scene.check();
 }
+
+#[test]
+fn a_guest_that_rewrites_its_link_without_end_does_not_slow_down_anothers_requests() {
+    let mut scene = Scene::ready(4, 2);
+    let flooder = scene.lend("flooder", 0);
+    let calm = scene.lend("calm", 1);
+    for _ in 0..20 {
+        scene.reload(&calm);
+    }
+    let quiet = said(&mut scene, &calm);
+    let domain = flooder.borrow().domain_id();
+    scene.world.remove(&flooder);
+    let store = scene.world.store().connect(domain);
+    // Begins anew, so that what is said is of the flood alone.
+    let (calm_id, device) = (calm.borrow().domain_id(), scene.device(1));
+    assert!(matches!(scene.detach(calm_id, device, false), Reply::Done { .. }));
+    assert!(matches!(scene.attach(calm_id, device), Reply::Done { .. }));
+    assert!(scene.guest_uses(&calm, NVME));
+    for n in 0..10_000 {
+        if calm.borrow().is_idle() {
+            calm.borrow().reload();
+        }
+        let state = if n % 2 == 0 { "4" } else { "8" };
+        store.write("device/pci/0/state", state).unwrap();
+        scene.world.run_for(Duration::from_micros(100));
+    }
+    let flooded = said(&mut scene, &calm);
+    assert!(flooded.count > 50, "{flooded:?}");
+    assert!(flooded.slowest <= quiet.slowest * 2, "{quiet:?}, {flooded:?}");
+    assert_eq!(calm.borrow().state().timeouts(), 0);
+    scene.check();
+}
