@@ -1,6 +1,6 @@
 //! Config space through sysfs: one operation of pcifront for each access.
 
-use crate::series::median_time;
+use crate::series::{late_time, median_time};
 use crate::{Failure, result};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -63,6 +63,18 @@ pub(crate) fn measure(path: &str, rounds: u32) -> Result<(), Failure> {
     let command = read::<2>(&file, COMMAND)?;
     let without = (u16::from_le_bytes(command) & !BUS_MASTER).to_le_bytes();
     write(&file, rounds, "bus-master", COMMAND, [without, command])
+}
+
+/// How long 99 of 100 accesses take at most: reads, and writes that reach the hardware.
+pub(crate) fn measure_late(path: &str, rounds: u32) -> Result<(), Failure> {
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    let mut value = [0; 2];
+    let time = late_time(rounds, |_| Ok(file.read_exact_at(&mut value, STATUS)?))?;
+    result("late/read", time);
+    let line = read::<1>(&file, CACHE_LINE_SIZE)?;
+    let time = late_time(rounds, |_| Ok(file.write_all_at(&line, CACHE_LINE_SIZE)?))?;
+    result("late/write", time);
+    Ok(())
 }
 
 fn read<const N: usize>(file: &File, offset: u64) -> Result<[u8; N], Failure> {

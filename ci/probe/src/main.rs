@@ -19,6 +19,7 @@ type Failure = Box<dyn std::error::Error>;
 
 const USAGE: &str = "\
 bed-probe config FILE ROUNDS            latency of each kind of access to a config space
+bed-probe late FILE ROUNDS              the time of the slowest of a hundred accesses to it
 bed-probe drive DEVICE SECONDS THREADS  4 KiB random reads, past the page cache
 bed-probe until FILE TEXT SECONDS COMMAND...
                                         from the start of COMMAND until FILE has new TEXT
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
 fn run(words: &[&str]) -> Result<(), Failure> {
     match words {
         ["config", file, rounds] => config::measure(file, rounds.parse()?),
+        ["late", file, rounds] => config::measure_late(file, rounds.parse()?),
         ["drive", device, seconds, threads] => {
             drive::measure(device, seconds.parse()?, threads.parse()?)
         }

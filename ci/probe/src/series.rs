@@ -10,13 +10,32 @@ pub(crate) fn median_time(
     count: u32,
     mut work: impl FnMut(u32) -> Result<(), Failure>,
 ) -> Result<u64, Failure> {
+    median(times(count, &mut work)?).ok_or_else(|| "nothing was measured".into())
+}
+
+/// Runs `work` so often and returns the time within which 99 of 100 were done.
+pub(crate) fn late_time(
+    count: u32,
+    mut work: impl FnMut(u32) -> Result<(), Failure>,
+) -> Result<u64, Failure> {
+    let mut times = times(count, &mut work)?;
+    times.sort_unstable();
+    let last = times.len().saturating_mul(99).div_ceil(100);
+    let late = last.checked_sub(1).and_then(|index| times.get(index)).copied();
+    late.ok_or_else(|| "nothing was measured".into())
+}
+
+fn times(
+    count: u32,
+    work: &mut impl FnMut(u32) -> Result<(), Failure>,
+) -> Result<Vec<u64>, Failure> {
     let mut times = Vec::new();
     for number in 0..count {
         let start = Instant::now();
         work(number)?;
         times.push(u64::try_from(start.elapsed().as_nanos())?);
     }
-    median(times).ok_or_else(|| "nothing was measured".into())
+    Ok(times)
 }
 
 /// The value in the middle; of an even number, the lower of the two.

@@ -1,0 +1,207 @@
+. /bed/lib/errors.sh
+
+FUNCTIONS="$disk0 $net0 $disk1 $net1 $net2 $card0 $net3 $net4"
+# In the pool, but for the one of net3.
+PORTS="$net0_port $disk1_port $net2_port $card0_port $net4_port"
+
+# Cache Line Size: nothing but a reset clears it, and pcidom never writes it back.
+MARK=40
+mark() { for function in "$@"; do setpci -s "$function" "CACHE_LINE_SIZE=$MARK"; done; }
+marked() { [ "$(setpci -s "$1" CACHE_LINE_SIZE)" = "$MARK" ]; }
+cleared() { [ "$(setpci -s "$1" CACHE_LINE_SIZE)" = 00 ]; }
+
+# only_cleared BDF...: these functions have been reset, and no other.
+only_cleared() {
+    for function in $FUNCTIONS; do
+        case " $* " in
+            *" $function "*) cleared "$function" || { echo "$function was not reset"; return 1; } ;;
+            *) marked "$function" || { echo "$function was reset, too"; return 1; } ;;
+        esac
+    done
+}
+
+# says WORDS COMMAND...: the command works and says that.
+says() {
+    words=$1
+    shift
+    "$@" > /tmp/says.out 2>&1 || { cat /tmp/says.out; return 1; }
+    cat /tmp/says.out
+    grep -qE -- "$words" /tmp/says.out
+}
+
+# resets WORDS OPTIONS BDF ALSO...: a reset on demand says WORDS, and resets BDF and ALSO only.
+resets() {
+    words=$1 options=$2 target=$3
+    shift 2
+    # shellcheck disable=SC2086 # lists
+    mark $FUNCTIONS
+    # shellcheck disable=SC2086
+    check "pcidomctl reset $target $options: $words" says "$words" pcidomctl reset "$target" $options
+    note "$(tail -n 1 /tmp/says.out)"
+    check "that reset $*, and nothing else" only_cleared "$@"
+    for function in "$@"; do
+        check "$function decodes, and is no bus master" quiet "$function"
+    done
+}
+
+# quiet BDF: memory decode is on, bus mastering off, and the BARs are there.
+quiet() {
+    command=$(setpci -s "$1" COMMAND)
+    bars=$(setpci -s "$1" BASE_ADDRESS_0)
+    echo "COMMAND $command, BAR0 $bars, was $(cat "/tmp/bar0.$1")"
+    [ $((0x$command & 6)) -eq 2 ] && [ "$bars" = "$(cat "/tmp/bar0.$1")" ]
+}
+
+# dump FILE: the config space of everything, as the hardware has it.
+dump() {
+    for function in $FUNCTIONS $PORTS; do
+        echo "$function"
+        od -An -tx1 -v "/sys/bus/pci/devices/$function/config"
+    done > "$1"
+}
+
+# refused WORDS COMMAND...: fails with these words, and no config space has changed by one byte.
+refused() {
+    words=$1
+    shift
+    dump /tmp/before.dump
+    if "$@" > /tmp/refused.out 2>&1; then
+        echo "it was not refused"
+        return 1
+    fi
+    cat /tmp/refused.out
+    dump /tmp/after.dump
+    diff /tmp/before.dump /tmp/after.dump && grep -qE -- "$words" /tmp/refused.out
+}
+refuses() {
+    text="$2 refused: $1"
+    check "${text}" refused "$@"
+}
+
+# probe_ms: two times of bed-probe late, in microseconds, from the output of a guest.
+late() { sed -n "s/^@@BENCH late\/$1 \([0-9]*\)[0-9][0-9][0-9]$/\1/p" "$OUT" | tail -n 1; }
+
+step "boot pcidom with eight functions and five ports in its pool"
+# shellcheck disable=SC2086
+assignable $FUNCTIONS $PORTS
+start_daemon
+# shellcheck disable=SC2086
+start_pcidom $FUNCTIONS $PORTS
+for function in $FUNCTIONS; do
+    wait_for "$function is free" 30 device_is_free "$function"
+    setpci -s "$function" BASE_ADDRESS_0 > "/tmp/bar0.$function"
+done
+pcidomctl status
+
+step "what each device can do, and what goes along"
+resets "function level reset" '' "$disk0"
+resets "slot reset at $net0_port" '' "$net0"
+check "its power states were tried, and did nothing" grep -q 'power state reset had no effect' /tmp/says.out
+resets "secondary bus reset at $net0_port" '--method bus' "$net0"
+resets "function level reset" '' "$disk1"
+resets "slot reset at $disk1_port" '' "$net1" "$disk1"
+resets "secondary bus reset at $disk1_port" '--method bus' "$disk1" "$net1"
+resets "slot reset at $net2_port" '' "$net2"
+resets "secondary bus reset at $net2_port" '--method bus' "$net2"
+resets "secondary bus reset at $card0_port" '' "$card0"
+resets "secondary bus reset at $net4_port" '' "$net4"
+
+step "the same without a reset keeps the register"
+create_guest g1 --script guest.sh
+create_guest g2 --script guest.sh
+# shellcheck disable=SC2086
+mark $FUNCTIONS
+refuses "$net3_port" pcidomctl attach g1 "$net3"
+check "lent without a reset, since a person says so" pcidomctl attach g1 "$net3,no-strict-reset=1"
+check "status says so" status_says 'no-strict-reset|without a reset'
+guest_must g1 60 card_works
+detach g1 "$net3"
+check "no function was reset" only_cleared
+
+step "what is refused, before anything is touched"
+attach g1 "$disk0"
+drive_works g1 disk0 4
+refuses "$net3_port" pcidomctl reset --method bus "$net3"
+refuses 'af|Advanced' pcidomctl reset --method af "$net0"
+refuses 'slot' pcidomctl reset --method slot "$net4"
+refuses 'port' pcidomctl reset "$net0_port"
+refuses 'not in' pcidomctl reset 0000:00:1f.2
+refuses "$disk0.*g1|g1.*$disk0" pcidomctl reset "$disk0"
+attach g2 "$net1"
+refuses "$net1.*g2|g2.*$net1" pcidomctl reset --method bus "$disk1"
+check "g1's drive has noticed nothing" guest_run g1 60 'nvme_verify disk0 8 2'
+guest_must g2 60 card_works
+
+step "a neighbour that is lent is taken along when a person insists"
+check "pcidomctl reset --force" says "secondary bus reset at $disk1_port" \
+    pcidomctl reset --method bus --force "$disk1"
+check "its driver finds the card again" guest_run g2 90 'modprobe -r e1000e && modprobe e1000e && card_works'
+detach g2 "$net1"
+
+step "a function that is not in the pool stops slot and bus reset"
+check "xl pci-detach" xl pci-detach pcidom "$net1"
+refuses "$net1" pcidomctl reset --method slot "$disk1"
+check "xl pci-attach" xl pci-attach pcidom "$net1"
+wait_for "$net1 is free" 30 device_is_free "$net1"
+
+step "through XenStore, for other toolstacks"
+# shellcheck disable=SC2086
+mark $FUNCTIONS
+xenstore-write /tool/pcidom/reset/me "$net4 method=bus"
+answered() { xenstore-read /tool/pcidom/reset/me/result | grep -vx running; }
+wait_for "there is a result" 30 answered
+cat /tmp/wait.out
+check "it is good" grep -q '^ok ' /tmp/wait.out
+check "the reset happened" only_cleared "$net4"
+xenstore-rm /tool/pcidom/reset/me
+
+step "a guest drives each of them"
+attach g2 "$disk1"
+drive_works g2 disk1 8
+detach g2 "$disk1"
+for card in "$net0" "$net1" "$net2" "$net4"; do
+    attach g2 "$card"
+    guest_must g2 60 card_works
+    detach g2 "$card"
+done
+attach g2 "$card0"
+guest_must g2 60 'modprobe 8139cp && card_works'
+detach g2 "$card0"
+
+step "while a reset waits, another guest is served"
+config=/sys/bus/pci/devices/*/config
+for round in 1 2 3; do
+    guest_must g1 60 "bed-probe late $config 400"
+    late read >> /tmp/alone.read
+    late write >> /tmp/alone.write
+    (while [ ! -e /tmp/enough ]; do pcidomctl reset "$card0" || exit 1; done) > /tmp/resets.out 2>&1 &
+    resetting=$!
+    guest_must g1 60 "bed-probe late $config 400"
+    late read >> /tmp/busy.read
+    late write >> /tmp/busy.write
+    touch /tmp/enough
+    wait "$resetting" || fail "a reset failed: $(cat /tmp/resets.out)"
+    rm /tmp/enough
+    check "round $round: resets went on" grep -q 'secondary bus reset' /tmp/resets.out
+done
+median() { sort -n "$1" | sed -n 2p; }
+twice() {
+    alone=$(median "/tmp/alone.$1") busy=$(median "/tmp/busy.$1")
+    echo "99 of 100 ${1}s: $alone us alone, $busy us beside resets"
+    [ "$busy" -le $((alone * 2)) ]
+}
+for access in read write; do
+    check "99 of 100 ${access}s take at most twice as long" twice "$access"
+    note "$(cat /tmp/check.out)"
+done
+
+step "the end"
+detach g1 "$disk0"
+check "no request of g1 timed out" pciback_was_prompt g1
+check "no request of g2 timed out" pciback_was_prompt g2
+xl destroy g1
+xl destroy g2
+ends g1 30
+ends g2 30
+check "no IOMMU fault" no_vtd_fault
+check "no zombie is left" no_zombies
