@@ -53,7 +53,7 @@ impl Daemon {
             )));
         };
         let facts = self.refresh(env, pcidom, device)?;
-        if facts.bridge {
+        if facts.port {
             return Err(refused(format!(
                 "{device} is a bridge: it is in the pool for resets and can't be lent"
             )));

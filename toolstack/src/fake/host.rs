@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use pcidom_pci::Sbdf;
 use pcidom_xenbus::DomId;
 
-use crate::host::{EcamRegion, Host, HostError, Quirk, RawDevice};
+use crate::host::{Above, Below, EcamRegion, Host, HostError, Quirk, RawDevice};
 
 /// An NVMe as QEMU makes one: one 64-bit BAR, MSI-X with 65 entries at 0x40, PCI Express
 /// at 0x80, interrupt line 16.
@@ -31,13 +31,38 @@ pub fn nvme() -> RawDevice {
     RawDevice { resources, irq: 16, config, on_pciback: true }
 }
 
+/// A hot-plug capable root port as QEMU makes one, PCI Express at 0x40, without the BAR.
+pub fn port() -> RawDevice {
+    let mut config = vec![0; 256];
+    let mut put = |offset: usize, bytes: &[u8]| {
+        for (at, byte) in (offset..).zip(bytes) {
+            if let Some(place) = config.get_mut(at) {
+                *place = *byte;
+            }
+        }
+    };
+    put(0x00, &[0x36, 0x1b, 0x0c, 0x00, 0x07, 0x00, 0x10, 0x00]);
+    put(0x0e, &[0x01]);
+    put(0x34, &[0x40]);
+    // Root port, version 2, with a slot; Slot Capabilities: hot-plug capable.
+    put(0x40, &[0x10, 0x00, 0x42, 0x01]);
+    put(0x54, &[0x40]);
+    RawDevice { resources: vec![[0; 3]; 7], irq: 16, config, on_pciback: true }
+}
+
 /// dom0 with some devices.
 #[derive(Clone, Debug, Default)]
 pub struct FakeHost {
     /// What sysfs shows of each.
     pub devices: BTreeMap<Sbdf, RawDevice>,
-    /// Those that pciback lets MSI(-X) enable and quirks through for.
+    /// Those that pciback lets MSI(-X) enable through for.
     pub armed: BTreeSet<Sbdf>,
+    /// The registers of each that pciback lets through.
+    pub quirks: BTreeMap<Sbdf, Vec<Quirk>>,
+    /// The port above each device that is not on a root bus.
+    pub ports: BTreeMap<Sbdf, Sbdf>,
+    /// The driver that has a device, if that is not pciback.
+    pub drivers: BTreeMap<Sbdf, String>,
     /// What the firmware's MCFG table says.
     pub ecam: Vec<EcamRegion>,
     /// libxl's records, by domain.
@@ -52,6 +77,25 @@ impl Host for FakeHost {
     fn device(&mut self, device: Sbdf) -> Result<RawDevice, HostError> {
         let raw = self.devices.get(&device).cloned();
         raw.ok_or_else(|| HostError(format!("{device}: no such device")))
+    }
+
+    fn above(&mut self, device: Sbdf) -> Result<Above, HostError> {
+        self.device(device)?;
+        Ok(self.ports.get(&device).map_or(Above::RootBus, |port| Above::Port(*port)))
+    }
+
+    fn below(&mut self, port: Sbdf) -> Result<Vec<Below>, HostError> {
+        self.device(port)?;
+        let below = self.ports.iter().filter(|(_, above)| **above == port);
+        let below = below.map(|(device, _)| {
+            let pciback = self.devices.get(device).is_some_and(|raw| raw.on_pciback);
+            let driver = self.drivers.get(device).cloned();
+            Below {
+                device: *device,
+                driver: driver.or(pciback.then(|| "pciback".into())),
+            }
+        });
+        Ok(below.collect())
     }
 
     fn ecam(&mut self) -> Result<Vec<EcamRegion>, HostError> {
@@ -76,8 +120,13 @@ impl Host for FakeHost {
         Ok(())
     }
 
-    fn arm(&mut self, device: Sbdf, _quirks: &[Quirk]) -> Result<(), HostError> {
+    fn arm(&mut self, device: Sbdf, quirks: &[Quirk]) -> Result<(), HostError> {
         self.armed.insert(device);
+        self.arm_port(device, quirks)
+    }
+
+    fn arm_port(&mut self, port: Sbdf, quirks: &[Quirk]) -> Result<(), HostError> {
+        self.quirks.insert(port, quirks.into());
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ mod host;
 mod store;
 mod xen;
 
-pub use host::{FakeHost, nvme};
+pub use host::{FakeHost, nvme, port};
 pub use store::FakeStore;
 pub use xen::{FakeXen, Holdings, Owner};
 

@@ -13,6 +13,8 @@ const COMMAND_MASTER: u16 = 1 << 2;
 const STATUS: usize = 0x06;
 const STATUS_CAPABILITIES: u16 = 1 << 4;
 const HEADER_TYPE: usize = 0x0e;
+const HEADER_KIND: u8 = 0x7f;
+const HEADER_BRIDGE: u8 = 1;
 const BAR0: usize = 0x10;
 const CAPABILITIES: usize = 0x34;
 const BRIDGE_CONTROL: u16 = 0x3e;
@@ -21,9 +23,15 @@ const CAP_EXPRESS: u8 = 0x10;
 const CAP_MSIX: u8 = 0x11;
 const CAP_AF: u8 = 0x13;
 const DEVICE_CONTROL: u16 = 8;
+/// Slot Implemented, in the PCI Express Capabilities register at 2.
+const SLOT_IMPLEMENTED: u16 = 1 << 8;
+const SLOT_CAPABILITIES: usize = 0x14;
+const HOT_PLUG_CAPABLE: u32 = 1 << 6;
 const SLOT_CONTROL: u16 = 0x18;
+const SLOT_STATUS: u16 = 0x1a;
+const AF_CAPABILITIES: usize = 3;
+const AF_FLR: u8 = 1 << 1;
 const AF_CONTROL: u16 = 4;
-const EXPRESS_SLOT: u16 = 1 << 8;
 const MSI_ENABLE: u16 = 1 << 0;
 const MSIX_ENABLE: u16 = 1 << 15;
 const MSIX_MASKALL: u16 = 1 << 14;
@@ -97,8 +105,8 @@ pub struct DeviceFacts {
     pub msix: Option<(u16, MsixTable)>,
     /// The registers pcidom needs to reset it.
     pub quirks: Vec<Quirk>,
-    /// A bridge: it helps to reset others and is never lent.
-    pub bridge: bool,
+    /// A bridge, here called a port: it helps to reset others and is never lent.
+    pub port: bool,
 }
 
 /// What is not quiet about a device that should be.
@@ -170,9 +178,10 @@ impl DeviceFacts {
         if header.is_none() || word(config, 0) == Some(0xffff) {
             return Err(HostError("the device does not answer config reads".into()));
         }
-        let bridge = header.is_some_and(|kind| kind & 0x7f == 1);
+        let port = header.is_some_and(|kind| kind & HEADER_KIND == HEADER_BRIDGE);
         let bars = read_bars(&raw.resources);
-        let msix = match capability(config, CAP_MSIX) {
+        // A port's is nobody's business, wherever its table is.
+        let msix = match capability(config, CAP_MSIX).filter(|_| !port) {
             Some(at) => Some((at, msix_table(config, at, &bars)?)),
             None => None,
         };
@@ -182,8 +191,8 @@ impl DeviceFacts {
             gsi: gsi.map(Pirq),
             msi: capability(config, CAP_MSI),
             msix,
-            quirks: reset_registers(config, bridge),
-            bridge,
+            quirks: if port { port_registers(config) } else { own_registers(config) },
+            port,
             bars,
         })
     }
@@ -257,22 +266,33 @@ fn msix_table(config: &[u8], at: u16, bars: &[Bar]) -> Result<MsixTable, HostErr
     }
 }
 
-/// The registers of the reset methods: function level reset of either kind, and of a bridge
-/// the secondary bus and, if it has a slot, the slot's power.
-fn reset_registers(config: &[u8], bridge: bool) -> Vec<Quirk> {
+/// What a function's own reset methods need: Device Control, for FLR and to restore it, and
+/// AF Control where that has one. (The power state is always let through.)
+fn own_registers(config: &[u8]) -> Vec<Quirk> {
     let mut quirks = Vec::new();
     if let Some(express) = capability(config, CAP_EXPRESS) {
         quirks.push(Quirk { offset: express + DEVICE_CONTROL, bytes: 2 });
-        let flags = word(config, usize::from(express) + 2).unwrap_or_default();
-        if bridge && flags & EXPRESS_SLOT != 0 {
-            quirks.push(Quirk { offset: express + SLOT_CONTROL, bytes: 2 });
-        }
     }
-    if let Some(advanced) = capability(config, CAP_AF) {
+    if let Some(advanced) = capability(config, CAP_AF)
+        && byte(config, usize::from(advanced) + AF_CAPABILITIES)
+            .is_some_and(|has| has & AF_FLR != 0)
+    {
         quirks.push(Quirk { offset: advanced + AF_CONTROL, bytes: 1 });
     }
-    if bridge {
-        quirks.push(Quirk { offset: BRIDGE_CONTROL, bytes: 2 });
+    quirks
+}
+
+/// What resetting all below a port needs: Bridge Control, and where devices may be plugged
+/// the registers that tell of it, since a reset looks like an unplugging.
+fn port_registers(config: &[u8]) -> Vec<Quirk> {
+    let mut quirks = vec![Quirk { offset: BRIDGE_CONTROL, bytes: 2 }];
+    let Some(express) = capability(config, CAP_EXPRESS) else { return quirks };
+    let at = usize::from(express);
+    let slot = word(config, at + 2).is_some_and(|has| has & SLOT_IMPLEMENTED != 0);
+    let slots = dword(config, at + SLOT_CAPABILITIES);
+    if slot && slots.is_some_and(|has| has & HOT_PLUG_CAPABLE != 0) {
+        quirks.push(Quirk { offset: express + SLOT_CONTROL, bytes: 2 });
+        quirks.push(Quirk { offset: express + SLOT_STATUS, bytes: 2 });
     }
     quirks
 }
@@ -295,6 +315,50 @@ mod tests {
         assert_eq!(facts.msix, Some((0x40, table)));
         assert_eq!(facts.quirks, [Quirk { offset: 0x88, bytes: 2 }]);
         assert_eq!(facts.unquiet(&raw), None);
+    }
+
+    #[test]
+    fn a_function_gets_af_control_only_where_that_resets_it() {
+        let two = |offset| Quirk { offset, bytes: 2 };
+        for (capabilities, control) in [(0b11, Some(0xa4)), (0b01, None), (0, None)] {
+            let mut raw = fake::nvme();
+            raw.config[0x81] = 0xa0;
+            raw.config[0xa0..0xa4].copy_from_slice(&[0x13, 0, 6, capabilities]);
+            let control = control.map(|offset| Quirk { offset, bytes: 1 });
+            let wanted: Vec<_> = [two(0x88)].into_iter().chain(control).collect();
+            let facts = DeviceFacts::read(&raw).unwrap();
+            assert_eq!((facts.port, facts.quirks), (false, wanted));
+        }
+    }
+
+    #[test]
+    fn a_port_gets_bridge_control_and_a_hot_plug_slots_registers() {
+        let two = |offset| Quirk { offset, bytes: 2 };
+        let plain = vec![two(0x3e)];
+        let slot = vec![two(0x3e), two(0x58), two(0x5a)];
+        for (flags, slots, wanted) in
+            [(1, 0x40, &slot), (1, 0x20, &plain), (0, 0x40, &plain)]
+        {
+            let mut raw = fake::port();
+            raw.config[0x43] = flags;
+            raw.config[0x54] = slots;
+            let facts = DeviceFacts::read(&raw).unwrap();
+            assert_eq!((facts.port, &facts.quirks), (true, wanted));
+        }
+        // With several functions, and no PCI Express at all.
+        let mut raw = fake::port();
+        raw.config[0x0e] = 0x81;
+        raw.config[0x06] = 0;
+        let facts = DeviceFacts::read(&raw).unwrap();
+        assert_eq!((facts.port, facts.quirks), (true, plain));
+    }
+
+    #[test]
+    fn where_a_ports_msix_table_is_does_not_matter() {
+        let mut raw = fake::port();
+        raw.config[0x41] = 0x80;
+        raw.config[0x80] = 0x11;
+        assert_eq!(DeviceFacts::read(&raw).unwrap().msix, None);
     }
 
     #[test]

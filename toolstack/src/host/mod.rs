@@ -3,12 +3,14 @@
 mod ecam;
 mod facts;
 pub mod sysfs;
+mod topology;
 
 use pcidom_pci::Sbdf;
 use pcidom_xenbus::DomId;
 
 pub use ecam::EcamRegion;
 pub use facts::{Bar, BarKind, DeviceFacts, MsixTable, Unquiet};
+pub use topology::{Above, Below};
 
 /// dom0's view of a device can't be had, or can't be set.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,12 +58,29 @@ pub trait Host {
     /// Reads all about a device. Config space comes from the hardware, not from a cache.
     fn device(&mut self, device: Sbdf) -> Result<RawDevice, HostError>;
 
+    /// What is right above a device.
+    fn above(&mut self, device: Sbdf) -> Result<Above, HostError> {
+        let _ = device;
+        Ok(Above::RootBus)
+    }
+
+    /// All functions below a port, at any depth, by address.
+    fn below(&mut self, port: Sbdf) -> Result<Vec<Below>, HostError> {
+        let _ = port;
+        Ok(Vec::new())
+    }
+
     /// Where firmware says that config space is in memory; nothing if it has no such table.
     fn ecam(&mut self) -> Result<Vec<EcamRegion>, HostError>;
 
     /// Makes pciback let MSI(-X) enable and these registers through, as far as it does not
     /// do so already. It forgets both when a device leaves a frontend.
     fn arm(&mut self, device: Sbdf, quirks: &[Quirk]) -> Result<(), HostError>;
+
+    /// The same for a port, whose MSI is nobody's business.
+    fn arm_port(&mut self, port: Sbdf, quirks: &[Quirk]) -> Result<(), HostError> {
+        self.arm(port, quirks)
+    }
 
     /// Stops the device's DMA: bus master off, in hardware. A device that is not there, or
     /// does not answer, has none.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use pcidom_pci::Sbdf;
 use pcidom_xenbus::DomId;
 
-use super::{EcamRegion, Host, HostError, Quirk, RawDevice};
+use super::{Above, Below, EcamRegion, Host, HostError, Quirk, RawDevice, topology};
 
 /// Linux's name for xen-pciback.
 const DRIVER: &str = "bus/pci/drivers/pciback";
@@ -144,6 +144,14 @@ impl Host for Sysfs {
         Ok(RawDevice { resources, irq, config, on_pciback })
     }
 
+    fn above(&mut self, device: Sbdf) -> Result<Above, HostError> {
+        topology::above(&self.root, device)
+    }
+
+    fn below(&mut self, port: Sbdf) -> Result<Vec<Below>, HostError> {
+        topology::below(&self.root, port)
+    }
+
     fn ecam(&mut self) -> Result<Vec<EcamRegion>, HostError> {
         match fs::read(self.root.join(MCFG)) {
             Ok(table) => Ok(EcamRegion::parse(&table)),
@@ -169,6 +177,10 @@ impl Host for Sysfs {
                 return Err(HostError(format!("pciback's {CONTROL} did not take")));
             }
         }
+        self.arm_port(device, quirks)
+    }
+
+    fn arm_port(&mut self, device: Sbdf, quirks: &[Quirk]) -> Result<(), HostError> {
         for quirk in quirks {
             if has_quirk(&self.show("quirks")?, device, *quirk) {
                 continue;
@@ -239,6 +251,27 @@ mod tests {
         host.disable_line("01:00.0".parse().unwrap()).unwrap();
         let after = fs::read(device.join("config")).unwrap();
         assert_eq!(after, [1, 2, 3, 4, 0x06, 0x05, 7, 8]);
+    }
+
+    #[test]
+    fn a_port_gets_its_quirks_and_no_interrupt_control() {
+        let root = tempfile::tempdir().unwrap();
+        let driver = root.path().join("bus/pci/drivers/pciback");
+        fs::create_dir_all(&driver).unwrap();
+        let shown = "00:02.0\n\t\t0000003e:2:0000ffff\n";
+        fs::write(driver.join("quirks"), shown).unwrap();
+        fs::write(driver.join("allow_interrupt_control"), "").unwrap();
+        let (port, control) =
+            ("00:02.0".parse().unwrap(), Quirk { offset: 0x3e, bytes: 2 });
+        let mut host = Sysfs::at(root.path());
+        host.arm_port(port, &[control]).unwrap();
+        let told = |file: &str| fs::read_to_string(driver.join(file)).unwrap();
+        assert_eq!(told("allow_interrupt_control"), "");
+        assert_eq!(told("quirks"), shown, "told already");
+        // Here nothing is added to what is shown, so it can't have been kept.
+        let slot = Quirk { offset: 0x58, bytes: 2 };
+        let error = host.arm_port(port, &[control, slot]).unwrap_err().to_string();
+        assert!(error.contains("0000:00:02.0-00000058:2:0000ffff"), "{error}");
     }
 
     #[test]
