@@ -133,6 +133,7 @@ impl DaemonProcess {
             device: Bdf(device),
             slot: None,
             share_line: false,
+            lax: false,
             pcidom: Some(pcidom.into()),
         })
     }

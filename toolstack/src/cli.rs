@@ -1,6 +1,7 @@
 //! The command line. Grammar, exit codes and formats are xl's.
 
 use clap::{Parser, Subcommand};
+use pcidom_pci::reset::Method;
 
 /// Lends PCI devices of a pcidom to guests.
 #[derive(Debug, Parser)]
@@ -20,7 +21,8 @@ pub(crate) enum Command {
         share_line: bool,
         /// Name or domid of a PV guest.
         guest: String,
-        /// PCI_SPEC_STRING: [DDDD:]BB:SS.F[@VSLOT][,key=value...]
+        /// PCI_SPEC_STRING: [DDDD:]BB:SS.F[@VSLOT][,key=value...]; with the key
+        /// no-strict-reset=1 a device that no method can reset is lent all the same.
         #[arg(value_name = "BDF[@VSLOT][,key=value...]")]
         spec: String,
         /// The pcidom whose pool the device is in, if there are several.
@@ -37,6 +39,22 @@ pub(crate) enum Command {
         /// [DDDD:]BB:SS.F
         #[arg(value_name = "BDF")]
         spec: String,
+        /// The pcidom whose pool the device is in, if there are several.
+        #[arg(long)]
+        pcidom: Option<String>,
+    },
+    /// Reset a device of the pool. Without a method, the first of flr, af, pm, slot and bus
+    /// that works; bus and slot reset all below the same port.
+    Reset {
+        /// Only by this method.
+        #[arg(long, value_name = "flr|af|pm|slot|bus")]
+        method: Option<Method>,
+        /// Although a guest has it, or has what is reset with it: the driver there may fail.
+        #[arg(long)]
+        force: bool,
+        /// [DDDD:]BB:SS.F
+        #[arg(value_name = "BDF")]
+        device: String,
         /// The pcidom whose pool the device is in, if there are several.
         #[arg(long)]
         pcidom: Option<String>,

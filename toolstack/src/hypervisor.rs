@@ -25,6 +25,9 @@ pub mod errno {
     pub const EOPNOTSUPP: i32 = 95;
 }
 
+/// The call that takes a device away.
+pub const DEASSIGN: &str = "xc_deassign_device";
+
 /// A call that Xen refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct XenError {

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use cli::{Cli, Command};
 use pcidom_toolstack::spec::{BadSpec, Spec};
-use pcidom_toolstack::verb::{Bdf, Reply, Verb};
+use pcidom_toolstack::verb::{Bdf, Reply, ResetMethod, Verb};
 use pcidom_toolstack::{client, print, serve};
 
 /// xl's code for a command that makes no sense.
@@ -32,15 +32,24 @@ fn complain(text: &str) {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Attach { share_line, guest, spec, pcidom } => {
-            Ok(with_spec("attach", &spec, |Spec { device, slot }| {
+            Ok(with_spec("attach", &spec, |Spec { device, slot, lax }| {
                 let device = Bdf(device);
-                ask("attach", &Verb::Attach { guest, device, slot, share_line, pcidom })
+                let verb = Verb::Attach { guest, device, slot, share_line, lax, pcidom };
+                ask("attach", &verb)
             }))
         }
         Command::Detach { force, guest, spec, pcidom } => {
             Ok(with_spec("detach", &spec, |Spec { device, .. }| {
                 ask("detach", &Verb::Detach { guest, device: Bdf(device), force, pcidom })
             }))
+        }
+        Command::Reset { method, force, device, pcidom } => {
+            let Ok(device) = device.parse() else {
+                complain(&format!("reset: {}", BadSpec::Malformed(device)));
+                return Ok(ExitCode::from(USAGE));
+            };
+            let (device, method) = (Bdf(device), method.map(ResetMethod));
+            Ok(ask("reset", &Verb::Reset { device, method, force, pcidom }))
         }
         Command::List { guest, pcidom } => {
             let with_guest = guest.is_none();
@@ -98,7 +107,8 @@ fn show(
     verb: &Verb,
     text: impl FnOnce(Reply) -> Result<String, Reply>,
 ) -> anyhow::Result<ExitCode> {
-    match text(client::ask(verb)?) {
+    // Not part of what was asked for, so not on stdout.
+    match text(client::ask(verb, &mut complain)?) {
         Ok(text) => {
             io::stdout().write_all(text.as_bytes())?;
             Ok(ExitCode::SUCCESS)

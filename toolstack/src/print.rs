@@ -4,6 +4,9 @@ use std::fmt::Write;
 
 use crate::verb::{ListLine, PcidomLine, Status};
 
+const NOT_STRICT: &str = "lent even where no reset method works, made quiet only \
+    (no-strict-reset=1)";
+
 /// `Vdev Device`, and the guest in front if there may be several.
 pub fn list(lines: &[ListLine], with_guest: bool) -> String {
     let mut text = String::new();
@@ -46,6 +49,12 @@ fn pcidom_text(text: &mut String, pcidom: &PcidomLine) {
         let note = line.note.as_ref().map(|note| format!(" ({note})"));
         let note = note.unwrap_or_default();
         let _ = writeln!(text, "  {} {}{note}", line.device.0, line.state);
+        if let Some(port) = line.port {
+            let _ = writeln!(text, "       slot and bus reset: by the port {}", port.0);
+        }
+        if let Some(no_port) = &line.no_port {
+            let _ = writeln!(text, "       no slot or bus reset: {no_port}");
+        }
     }
     if !loans.is_empty() {
         let _ = writeln!(
@@ -65,6 +74,9 @@ fn pcidom_text(text: &mut String, pcidom: &PcidomLine) {
         );
         if let Some(no_line) = &loan.no_line {
             let _ = writeln!(text, "       note: {no_line}");
+        }
+        if loan.no_strict_reset {
+            let _ = writeln!(text, "       note: {NOT_STRICT}");
         }
         if let Some(difference) = &loan.difference {
             let _ = writeln!(text, "       trouble: {difference}");

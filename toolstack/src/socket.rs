@@ -85,15 +85,15 @@ impl Server {
         verbs
     }
 
-    /// Sends a reply, if the client still waits for it.
+    /// Sends a reply, if the client still waits for it. Progress leaves it waiting.
     pub fn reply(&mut self, client: Client, reply: &Reply) {
         let Some(conversation) = self.clients.get_mut(&client) else { return };
         match serde_json::to_vec(reply) {
-            Ok(bytes) => conversation.output = bytes,
+            Ok(bytes) => conversation.output.extend(bytes),
             Err(error) => log::error!("a reply that can't be written: {error}"),
         }
         conversation.output.push(b'\n');
-        conversation.answered = true;
+        conversation.answered = !matches!(reply, Reply::Progress { .. });
         self.flush();
     }
 
@@ -182,7 +182,11 @@ mod tests {
         let mut server = Server::bind(&path).unwrap();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         let asking = std::thread::spawn(move || {
-            client::ask_at(&path, &Verb::Status { pcidom: None })
+            let mut heard = Vec::new();
+            let mut hear = |text: &str| heard.push(text.to_owned());
+            let reply =
+                client::ask_at(&path, &Verb::Status { pcidom: None }, &mut hear).unwrap();
+            (heard, reply)
         });
         let (client, verb) = loop {
             if let Some(verb) = server.take_verbs().pop() {
@@ -190,13 +194,17 @@ mod tests {
             }
         };
         assert_eq!(verb, Verb::Status { pcidom: None });
+        for text in ["begun", "going on"] {
+            server.reply(client, &Reply::Progress { text: text.into() });
+        }
         // Longer than a socket's buffer: sent as far as it goes, and on.
         let reply = Reply::Done { text: "x".repeat(1 << 20) };
         server.reply(client, &reply);
         while !asking.is_finished() {
             server.flush();
         }
-        assert_eq!(asking.join().unwrap().unwrap(), reply);
+        let (heard, answer) = asking.join().unwrap();
+        assert_eq!((heard, answer), (vec!["begun".into(), "going on".into()], reply));
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub struct Spec {
     pub device: Sbdf,
     /// The slot the guest is to see it in.
     pub slot: Option<u8>,
+    /// Being quiet is enough where no reset method works.
+    pub lax: bool,
 }
 
 /// Why a text is no [`Spec`].
@@ -36,9 +38,13 @@ pub enum BadSpec {
     },
 }
 
+/// Our own key beside xl's: with 1, a device that no method resets is lent all the same.
+const NO_STRICT_RESET: &str = "no-strict-reset";
+
 /// xl's keys, and the values that ask for what pcidom does anyway. (`name` is another way to
 /// say which device, and `seize` and a pool don't go together.)
-const KEYS: [(&str, &[&str]); 5] = [
+const KEYS: [(&str, &[&str]); 6] = [
+    (NO_STRICT_RESET, &["0", "1"]),
     ("permissive", &["0"]),
     ("msitranslate", &["0"]),
     ("power_mgmt", &["0"]),
@@ -62,6 +68,7 @@ impl Spec {
             None => None,
         };
         let mut seen = Vec::new();
+        let mut lax = false;
         for option in parts {
             let (key, value) = option.split_once('=').ok_or_else(malformed)?;
             let known = KEYS.iter().find(|(name, _)| *name == key);
@@ -78,8 +85,9 @@ impl Spec {
                     only,
                 });
             }
+            lax |= (key, value) == (NO_STRICT_RESET, "1");
         }
-        Ok(Self { device, slot })
+        Ok(Self { device, slot, lax })
     }
 }
 
@@ -98,9 +106,22 @@ mod tests {
     #[test]
     fn what_xl_takes_is_taken() {
         let device = "0000:01:00.0".parse().unwrap();
-        assert_eq!(Spec::parse("01:00.0"), Ok(Spec { device, slot: None }));
+        let plain = Spec { device, slot: None, lax: false };
+        assert_eq!(Spec::parse("01:00.0"), Ok(plain.clone()));
         let spec = Spec::parse("0000:01:00.0@1f,permissive=0,rdm_policy=strict");
-        assert_eq!(spec, Ok(Spec { device, slot: Some(0x1f) }));
+        assert_eq!(spec, Ok(Spec { slot: Some(0x1f), ..plain }));
+    }
+
+    #[test]
+    fn a_device_that_can_not_be_reset_is_lent_only_if_a_person_says_so() {
+        let lax = |text| Spec::parse(text).map(|spec| spec.lax);
+        assert_eq!(lax("01:00.0@1,no-strict-reset=1,permissive=0"), Ok(true));
+        assert_eq!(lax("01:00.0,no-strict-reset=0,permissive=0"), Ok(false));
+        assert_eq!(lax("01:00.0,permissive=0"), Ok(false));
+        for value in ["", "2", "yes"] {
+            let text = format!("01:00.0,no-strict-reset={value}");
+            assert!(matches!(Spec::parse(&text), Err(BadSpec::Unsupported { .. })));
+        }
     }
 
     #[test]

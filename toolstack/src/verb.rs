@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use pcidom_pci::Sbdf;
+use pcidom_pci::reset::Method;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Version of what is said. A daemon and a tool of different versions part with a message.
@@ -30,6 +31,23 @@ impl<'de> Deserialize<'de> for Bdf {
     }
 }
 
+/// A reset method by its word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResetMethod(pub Method);
+
+impl Serialize for ResetMethod {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.word())
+    }
+}
+
+impl<'de> Deserialize<'de> for ResetMethod {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "lowercase")]
@@ -45,6 +63,9 @@ pub enum Verb {
         /// Give it its line although another guest has that.
         #[serde(default)]
         share_line: bool,
+        /// Lend it although it could only be made quiet, where no reset method works.
+        #[serde(default)]
+        lax: bool,
         /// Whose pool it is in; if none is named, the only one's.
         pcidom: Option<String>,
     },
@@ -55,6 +76,17 @@ pub enum Verb {
         /// The device.
         device: Bdf,
         /// Don't ask the guest's driver.
+        force: bool,
+        /// Whose pool it is in; if none is named, the only one's.
+        pcidom: Option<String>,
+    },
+    /// Reset a device.
+    Reset {
+        /// The device.
+        device: Bdf,
+        /// Only by this method; by the first that works if none is named.
+        method: Option<ResetMethod>,
+        /// Although guests have it, or something that is reset with it.
         force: bool,
         /// Whose pool it is in; if none is named, the only one's.
         pcidom: Option<String>,
@@ -99,10 +131,16 @@ pub struct ListLine {
 pub struct PoolLine {
     /// The device.
     pub device: Bdf,
-    /// `free`, `lent`, `unfit` or `leaving`.
+    /// `free`, `lent`, `resetting`, `port`, `unfit` or `leaving`.
     pub state: String,
     /// More about that, for people.
     pub note: Option<String>,
+    /// The port by which it can have a slot or bus reset.
+    #[serde(default)]
+    pub port: Option<Bdf>,
+    /// Why there is none, if it is no port itself.
+    #[serde(default)]
+    pub no_port: Option<String>,
 }
 
 /// One loan.
@@ -125,6 +163,9 @@ pub struct LoanLine {
     /// Why its guest can't use its interrupt line, if it can't.
     #[serde(default)]
     pub no_line: Option<String>,
+    /// It is lent even if it could not be reset (`no-strict-reset=1`).
+    #[serde(default)]
+    pub no_strict_reset: bool,
     /// What pcidom holds instead, if that is something else, and what to do.
     #[serde(default)]
     pub difference: Option<String>,
@@ -164,6 +205,11 @@ pub struct Status {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "result", rename_all = "lowercase")]
 pub enum Reply {
+    /// It goes on; another reply follows.
+    Progress {
+        /// How far it is.
+        text: String,
+    },
     /// Done; the text says what, if there is more to say.
     Done {
         /// For people.
@@ -220,6 +266,7 @@ mod tests {
             device: Bdf("01:00.0".parse().unwrap()),
             slot: Some(3),
             share_line: true,
+            lax: true,
             pcidom: Some("pcidom".into()),
         };
         let request = Request { version: VERSION, verb };

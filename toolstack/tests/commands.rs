@@ -25,11 +25,19 @@ fn a_malformed_device_is_exit_2_in_xls_words() {
             &[&text, "[DDDD:]BB:SS.F", "pcidomctl status"],
         );
     }
+    // A reset takes an address and nothing after it.
+    for device in ["nonsense", "01:00.0@3", "01:00.0,permissive=0"] {
+        let text = format!("reset: malformed PCI_SPEC_STRING \"{device}\"");
+        fails(&["reset", device], 2, &[&text, "[DDDD:]BB:SS.F"]);
+    }
 }
 
 #[test]
 fn a_command_that_makes_no_sense_is_exit_2() {
     fails(&["attach", "g1"], 2, &["Usage: pcidomctl attach"]);
+    fails(&["reset"], 2, &["Usage: pcidomctl reset"]);
+    let methods = "there are flr, af, pm, slot and bus";
+    fails(&["reset", "01:00.0", "--method", "kick"], 2, &["kick", methods]);
     fails(&["fly"], 2, &["Usage: pcidomctl"]);
     fails(&[], 2, &["Usage: pcidomctl"]);
 }
@@ -38,4 +46,6 @@ fn a_command_that_makes_no_sense_is_exit_2() {
 fn an_option_of_xl_that_pcidom_does_not_have_is_exit_1() {
     let text = "pcidom takes permissive=0 only";
     fails(&["attach", "g1", "01:00.0,permissive=1"], 1, &[text]);
+    let text = "no-strict-reset=2 is not supported";
+    fails(&["attach", "g1", "01:00.0,no-strict-reset=2"], 1, &[text]);
 }

@@ -1,6 +1,6 @@
 //! Lending a device: checks, preparation by pcidom, rights, link.
 
-use pcidom_loan::{LoanId, MAX_LOANS, Outcome, Phase};
+use pcidom_loan::{LoanId, MAX_LOANS, Outcome, Phase, ResetTerms};
 use pcidom_pci::Sbdf;
 use pcidom_xenbus::{DomId, XenbusState};
 
@@ -10,6 +10,7 @@ use super::loan::{CONNECT_DEADLINE, Loan, RESET_DEADLINE, Waiter, state};
 use super::lock;
 use super::rights;
 use super::stop::STOPS;
+use super::terms::{self, NoPort};
 use super::{Client, Daemon, Env, Failure, Record, Stage, paths};
 use crate::host::DeviceFacts;
 use crate::hypervisor::{XenError, errno};
@@ -20,11 +21,27 @@ fn refused(text: impl Into<String>) -> Failure {
     Failure::Refused(text.into())
 }
 
+fn is_port(device: Sbdf) -> Failure {
+    refused(format!(
+        "{device} is a port: it is in the pool to reset what is below it, and is never lent; \
+         pcidomctl status shows the devices that are"
+    ))
+}
+
 /// A guest that a device can be lent to.
 struct Guest {
     domain: DomId,
     name: String,
     vm: String,
+}
+
+/// What a person has allowed for one loan.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Exceptions {
+    /// Its line, although another guest has it.
+    pub(super) share_line: bool,
+    /// Being quiet instead of being reset.
+    pub(super) lax: bool,
 }
 
 impl Daemon {
@@ -34,7 +51,7 @@ impl Daemon {
         env: &mut Env<'_>,
         client: Client,
         (guest, device, slot, pcidom): (&str, Sbdf, Option<u8>, Option<&str>),
-        share_line: bool,
+        Exceptions { share_line, lax }: Exceptions,
     ) -> Result<(), Failure> {
         if let Some(refusal) = self.protection.refusal() {
             return Err(refused(refusal));
@@ -42,40 +59,32 @@ impl Daemon {
         let pcidom = self.find_pcidom(pcidom)?;
         let guest = self.check_guest(env, guest, pcidom)?;
         self.check_device(device, pcidom)?;
-        let Some(vm) =
-            self.pcidoms.get(&pcidom).filter(|p| p.ready).map(|p| p.vm.clone())
-        else {
-            if self.is_stopping(pcidom) {
-                return Err(refused(format!("pcidom {pcidom} is shutting down")));
-            }
-            return Err(refused(format!(
-                "pcidom {pcidom} does not serve yet: look at xl console {pcidom}"
-            )));
-        };
+        let vm = self.serving(pcidom)?;
         let facts = self.refresh(env, pcidom, device)?;
         if facts.port {
-            return Err(refused(format!(
-                "{device} is a bridge: it is in the pool for resets and can't be lent"
-            )));
+            // It was unfit until now, so nothing was known of it.
+            return Err(is_port(device));
         }
         let line = self.may_use_line(guest.domain, device, &facts, share_line)?;
-        let free = (0..MAX_LOANS)
-            .filter_map(LoanId::new)
-            .find(|id| !self.loans.contains_key(id));
-        let id = free.ok_or_else(|| refused(format!("{MAX_LOANS} devices are lent")))?;
+        let id = self.free_id()?;
+        self.refresh_port(env, pcidom, device);
+        let port = self.mended_port_for(env, pcidom, device);
+        let (terms, no_port) = terms::terms(port, lax);
         let generation = self.generation + 1;
         let guest = (guest.domain, guest.name, guest.vm);
         let mut record = Record::new(generation, (pcidom, vm), guest, Bdf(device), slot);
         record.line = line;
+        record.lax = lax;
         env.store.transaction(&mut |nodes| {
             nodes.write(&paths::generation(), &generation.to_string())?;
             record.save(nodes, id)?;
             nodes.remove(&paths::answer(pcidom, id))?;
-            record.order(nodes, id, Phase::Prepare)
+            record.order(nodes, id, Phase::Prepare, terms)
         })?;
         self.generation = generation;
         let mut loan = Loan::new(id, record);
         loan.facts = Some(facts);
+        loan.no_port = no_port;
         loan.waiter = Some(Waiter::Attach(client));
         loan.deadline = Some(env.now.after(RESET_DEADLINE));
         log::info!("{}: pcidom prepares it", loan.title(id));
@@ -144,6 +153,40 @@ impl Daemon {
                 "{device} is {stage} (guest {guest}): pcidomctl detach {guest} {device}"
             )));
         }
+        self.check_no_reset(device)?;
+        self.check_in_pool(device, pcidom)?;
+        if self.is_port(pcidom, device) {
+            return Err(is_port(device));
+        }
+        Ok(())
+    }
+
+    /// A number that neither a loan nor a reset has.
+    pub(super) fn free_id(&self) -> Result<LoanId, Failure> {
+        let mut all = (0..MAX_LOANS).filter_map(LoanId::new);
+        let free =
+            all.find(|id| !self.loans.contains_key(id) && !self.resets.contains_key(id));
+        free.ok_or_else(|| refused(format!("{MAX_LOANS} devices are lent")))
+    }
+
+    /// The `vm` path of a pcidom that serves.
+    pub(super) fn serving(&self, pcidom: DomId) -> Result<String, Failure> {
+        match self.pcidoms.get(&pcidom) {
+            Some(serving) if serving.ready => Ok(serving.vm.clone()),
+            _ if self.is_stopping(pcidom) => {
+                Err(refused(format!("pcidom {pcidom} is shutting down")))
+            }
+            _ => Err(refused(format!(
+                "pcidom {pcidom} does not serve yet: look at xl console {pcidom}"
+            ))),
+        }
+    }
+
+    pub(super) fn check_in_pool(
+        &self,
+        device: Sbdf,
+        pcidom: DomId,
+    ) -> Result<(), Failure> {
         if !self.in_pool(pcidom, device) {
             return Err(refused(format!(
                 "{device} is not in the pool: xl pci-assignable-add {device}, then \
@@ -176,8 +219,11 @@ impl Daemon {
                     loan.deadline = Some(env.now.after(CONNECT_DEADLINE));
                 }
                 Some(Outcome::Failed(reason)) => {
-                    loan.failure =
-                        Some(format!("pcidom can't make {device} ready: {reason}"));
+                    let addition = loan.no_port.as_ref().map(NoPort::addition);
+                    let addition = addition.unwrap_or_default();
+                    let text =
+                        format!("pcidom can't make {device} ready: {reason}{addition}");
+                    loan.failure = Some(text);
                     // Nothing was given, and pcidom has given up already.
                     return self.finish(env, id, Some(reason));
                 }
@@ -231,7 +277,7 @@ impl Daemon {
                 return Err(StoreError::Gone);
             }
             link::add(nodes, &record, entry)?;
-            record.order(nodes, id, Phase::Lent)?;
+            record.order(nodes, id, Phase::Lent, ResetTerms::default())?;
             record.save(nodes, id)
         });
         if let Err(error) = linked {

@@ -7,6 +7,7 @@ use pcidom_xenbus::XenbusState;
 use super::leases::Leases;
 use super::loan::{Lost, RESET_DEADLINE, TELL_DEADLINE, Waiter};
 use super::rights::{self, Taking};
+use super::terms;
 use super::{Daemon, Env, Failure, Record, Stage, link, paths};
 use crate::verb::Reply;
 
@@ -52,9 +53,14 @@ impl Daemon {
         let locked = self.keep_lock(env, id);
         let Some(loan) = self.loans.get(&id) else { return Ok(()) };
         let record = loan.record.clone();
+        let port = self.port_for(env, record.pcidom(), record.device.0);
+        let (terms, no_port) = terms::terms(port, record.lax);
+        if let Some(loan) = self.loans.get_mut(&id) {
+            loan.no_port = no_port;
+        }
         env.store.transaction(&mut |nodes| {
             if record.pcidom_is_home(nodes)? {
-                record.order(nodes, id, Phase::Ending)?;
+                record.order(nodes, id, Phase::Ending, terms)?;
             }
             record.save(nodes, id)
         })?;

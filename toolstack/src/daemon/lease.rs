@@ -90,7 +90,8 @@ impl Daemon {
         let Some(vectors) = self.allowed(id, entries).filter(|_| lent) else {
             return Ok(Err(LeaseRefusal::NotAllowed));
         };
-        if !loan.leases.is_none() {
+        // What is being reset gets its interrupts when that is over.
+        if !loan.leases.is_none() || self.reset_over(loan.record.device.0).is_some() {
             return Ok(Err(LeaseRefusal::Busy));
         }
         let mut record = loan.record.clone();

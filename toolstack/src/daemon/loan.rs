@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use pcidom_loan::{Generation, LoanId, LoanReport, Outcome};
 use pcidom_script::Instant;
-use pcidom_xenbus::XenbusState;
+use pcidom_xenbus::{DomId, XenbusState};
 
 use super::leases::Leases;
+use super::terms::NoPort;
 use super::{Client, Daemon, Env, Failure, Record, Stage, paths};
 use crate::host::DeviceFacts;
 use crate::store::Nodes;
@@ -73,6 +74,8 @@ pub(super) struct Loan {
     pub(super) tell_guest_at: Option<Instant>,
     /// Why an attach is undone; the reply once it is.
     pub(super) failure: Option<String>,
+    /// Why the last order named no port to reset the device by.
+    pub(super) no_port: Option<NoPort>,
 }
 
 impl Loan {
@@ -89,6 +92,7 @@ impl Loan {
             patience: None,
             tell_guest_at: None,
             failure: None,
+            no_port: None,
         }
     }
 
@@ -121,17 +125,26 @@ impl Loan {
         env: &mut Env<'_>,
         id: LoanId,
     ) -> Result<Option<Outcome>, Failure> {
-        let path = paths::said_of_loan(self.record.pcidom(), id);
-        let Some(text) = env.store.read(&path)? else { return Ok(None) };
-        match text.parse() {
-            Ok(LoanReport { generation, outcome }) => {
-                let ours = generation == Generation(self.record.generation);
-                Ok(ours.then_some(outcome))
-            }
-            Err(error) => {
-                log::warn!("{}: a report that is none: {error}", self.title(id));
-                Ok(None)
-            }
+        said(env, self.record.pcidom(), id, self.record.generation)
+    }
+}
+
+/// What pcidom says under this number, if it is of this generation.
+pub(super) fn said(
+    env: &mut Env<'_>,
+    pcidom: DomId,
+    id: LoanId,
+    wanted: u64,
+) -> Result<Option<Outcome>, Failure> {
+    let path = paths::said_of_loan(pcidom, id);
+    let Some(text) = env.store.read(&path)? else { return Ok(None) };
+    match text.parse() {
+        Ok(LoanReport { generation, outcome }) => {
+            Ok((generation == Generation(wanted)).then_some(outcome))
+        }
+        Err(error) => {
+            log::warn!("{id} of pcidom {pcidom}: a report that is none: {error}");
+            Ok(None)
         }
     }
 }

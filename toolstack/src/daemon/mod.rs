@@ -36,9 +36,13 @@ mod paths;
 mod pool;
 mod protection;
 mod record;
+mod requests;
+mod reset;
+mod resets;
 mod rights;
 mod status;
 mod stop;
+mod terms;
 #[cfg(test)]
 mod tests;
 mod unrecorded;
@@ -54,11 +58,14 @@ use crate::host::{Host, HostError};
 use crate::hypervisor::{Hypervisor, XenError};
 use crate::store::{Fired, Store, StoreError};
 use crate::verb::{Reply, Verb};
+use attach::Exceptions;
 pub use leases::Noted;
 use loan::Loan;
 use pool::Pcidom;
 pub use protection::{Found, Protection, remapping_in_log};
 pub use record::{Record, Stage};
+use reset::Wanted;
+use resets::{Asker, Reset};
 use status::Query;
 
 /// What the daemon works on, lent to it for one event.
@@ -106,6 +113,8 @@ pub struct Daemon {
     names: Vec<String>,
     pcidoms: BTreeMap<DomId, Pcidom>,
     loans: BTreeMap<LoanId, Loan>,
+    /// Resets on demand: their numbers are no loan's.
+    resets: BTreeMap<LoanId, Reset>,
     /// The last loan's; the same number is in XenStore before the loan is.
     generation: u64,
     queries: Vec<Query>,
@@ -121,6 +130,7 @@ impl Daemon {
             names,
             pcidoms: BTreeMap::new(),
             loans: BTreeMap::new(),
+            resets: BTreeMap::new(),
             generation: 0,
             queries: Vec::new(),
             query_number: 0,
@@ -155,7 +165,8 @@ impl Daemon {
         for id in self.loan_ids() {
             self.recover(env, id);
         }
-        Ok(())
+        self.take_up_requests(env)?;
+        self.watch_requests(env)
     }
 
     /// A watch has fired.
@@ -163,23 +174,30 @@ impl Daemon {
         if let Err(error) = self.look(env, fired) {
             log::error!("{}: {error}", fired.path);
         }
+        self.look_at_resets(env);
     }
 
     /// A verb was asked for. Its reply comes out of [`Daemon::next_reply`], now or later.
     pub fn ask(&mut self, env: &mut Env<'_>, client: Client, verb: &Verb) {
         log::debug!("asked: {verb:?}");
         let result = match verb {
-            Verb::Attach { guest, device, slot, share_line, pcidom } => self
+            Verb::Attach { guest, device, slot, share_line, lax, pcidom } => self
                 .attach(
                     env,
                     client,
                     (guest, device.0, *slot, pcidom.as_deref()),
-                    *share_line,
+                    Exceptions { share_line: *share_line, lax: *lax },
                 )
                 .map(|()| None),
             Verb::Detach { guest, device, force, pcidom } => self
                 .detach(env, client, (guest, device.0, *force, pcidom.as_deref()))
                 .map(|()| None),
+            Verb::Reset { device, method, force, pcidom } => {
+                let (device, pcidom) = (device.0, pcidom.as_deref());
+                let method = method.map(|method| method.0);
+                let wanted = Wanted { device, method, force: *force, pcidom };
+                self.reset(env, Asker::Verb(client), wanted).map(|()| None)
+            }
             Verb::List { guest, pcidom } => {
                 self.list(env, guest.as_deref(), pcidom.as_deref()).map(Some)
             }
@@ -201,7 +219,9 @@ impl Daemon {
     /// When [`Daemon::tick`] has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
         let loans = self.loans.values().filter_map(Loan::next_look);
-        loans.chain(self.queries.iter().map(|query| query.deadline)).min()
+        let resets = self.resets.values().map(Reset::next_look);
+        let queries = self.queries.iter().map(|query| query.deadline);
+        loans.chain(resets).chain(queries).min()
     }
 
     /// A deadline has come.
@@ -212,6 +232,7 @@ impl Daemon {
                 self.advance(env, id);
             }
         }
+        self.look_at_resets(env);
         self.answer_queries(env);
     }
 

@@ -24,6 +24,17 @@ pub(super) fn record(loan: LoanId) -> String {
     format!("{RECORD}/loans/{loan}")
 }
 
+/// Where other toolstacks ask for resets.
+pub(super) const REQUESTS: &str = "/tool/pcidom/reset";
+
+pub(super) fn request_for_reset(name: &str) -> String {
+    format!("{REQUESTS}/{name}")
+}
+
+pub(super) fn result(name: &str) -> String {
+    format!("{REQUESTS}/{name}/result")
+}
+
 pub(super) fn name(domain: DomId) -> String {
     format!("/local/domain/{domain}/name")
 }

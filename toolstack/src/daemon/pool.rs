@@ -12,6 +12,7 @@ use super::loan::Loan;
 use super::rights::{self, Taking};
 use super::{Daemon, Env, Failure, Stage, ecam, paths};
 use crate::host::{DeviceFacts, HostError};
+use crate::hypervisor::{DEASSIGN, errno};
 use crate::store::Permissions;
 
 /// A pcidom's name if a verb names none: the one in `pcidom.cfg`.
@@ -35,13 +36,22 @@ pub(super) struct PoolDevice {
     pub(super) state: PoolState,
     /// What the last loan left to say.
     pub(super) note: Option<String>,
+    /// A port: it helps to reset what is below it, and is never lent.
+    pub(super) port: bool,
     /// The frame of its config space, if pcidom may read it.
     ecam: Option<u64>,
 }
 
 impl PoolDevice {
-    const fn new(state: PoolState, note: Option<String>) -> Self {
-        Self { state, note, ecam: None }
+    fn new(
+        quarantined: &Result<(DeviceFacts, bool), Failure>,
+        note: Option<String>,
+    ) -> Self {
+        let (state, port) = match quarantined {
+            Ok((facts, _)) => (PoolState::Quarantined, facts.port),
+            Err(error) => (PoolState::Unfit(error.to_string()), false),
+        };
+        Self { state, note, port, ecam: None }
     }
 }
 
@@ -249,12 +259,15 @@ impl Daemon {
         // meanwhile, when its guest had died. Whoever else has it keeps it.
         let result = quarantine(env, domain, device);
         match &result {
-            Ok(_) => {
-                log::info!("{device} is in the pool of pcidom {domain}, quarantined");
+            Ok((facts, _)) => {
+                let port = if facts.port { " as a port" } else { "" };
+                log::info!(
+                    "{device} is in the pool of pcidom {domain}{port}, quarantined"
+                );
             }
             Err(error) => log::error!("{device} can't be lent: {error}"),
         }
-        self.enter(env, domain, device, PoolDevice::new(state_of(&result), None))
+        self.enter(env, domain, device, PoolDevice::new(&result, None))
     }
 
     /// Takes a device of the pool from pcidom, in case libxl has given it again.
@@ -282,8 +295,7 @@ impl Daemon {
         }
         // A loan goes on with what it has; the next one begins with a quarantine anyway.
         if !leaving && (result.is_ok() || !in_loan) {
-            let state = state_of(&result);
-            self.enter(env, domain, device, PoolDevice::new(state, note))?;
+            self.enter(env, domain, device, PoolDevice::new(&result, note))?;
         }
         if owned && in_loan {
             // It ends as for any device that leaves; then this one is new.
@@ -355,8 +367,7 @@ impl Daemon {
             .and_then(|p| p.pool.get(&device))
             .and_then(|d| d.note.clone());
         let result = quarantine(env, domain, device);
-        let state = state_of(&result);
-        self.enter(env, domain, device, PoolDevice::new(state, note))?;
+        self.enter(env, domain, device, PoolDevice::new(&result, note))?;
         result.map(|(facts, _)| facts)
     }
 
@@ -385,6 +396,12 @@ impl Daemon {
     pub(super) fn in_pool(&self, domain: DomId, device: Sbdf) -> bool {
         let entry = self.pcidoms.get(&domain).and_then(|pcidom| pcidom.pool.get(&device));
         entry.is_some_and(|entry| entry.state != PoolState::Leaving)
+    }
+
+    /// Whether it is known as a port; of what is unfit nothing may be known.
+    pub(super) fn is_port(&self, domain: DomId, device: Sbdf) -> bool {
+        let pool = self.pcidoms.get(&domain).map(|pcidom| &pcidom.pool);
+        pool.and_then(|pool| pool.get(&device)).is_some_and(|entry| entry.port)
     }
 
     /// The loan a device is in.
@@ -473,21 +490,23 @@ fn quarantine(
         )));
     }
     let taken = rights::take(env, domain, device, Some(&facts), Taking::default());
-    for failure in &taken.failures {
+    let mut unfit = None;
+    for failure in taken.failures {
+        // A port does no DMA of its own, and not every IOMMU has a place for one.
+        if facts.port && failure.call == DEASSIGN && failure.errno == errno::EINVAL {
+            log::info!("{device}: a port that Xen assigns to nobody: {failure}");
+            continue;
+        }
         log::error!("{device}: taking it from pcidom {domain}: {failure}");
+        unfit.get_or_insert(failure);
     }
-    if let Some(failure) = taken.failures.into_iter().next() {
+    if let Some(failure) = unfit {
         return Err(failure.into());
     }
-    env.host
-        .arm(device, &facts.quirks)
-        .map_err(|HostError(text)| Failure::Refused(format!("{device}: {text}")))?;
+    let armed = match facts.port {
+        true => env.host.arm_port(device, &facts.quirks),
+        false => env.host.arm(device, &facts.quirks),
+    };
+    armed.map_err(|HostError(text)| Failure::Refused(format!("{device}: {text}")))?;
     Ok((facts, taken.owned))
-}
-
-fn state_of<T>(quarantined: &Result<T, Failure>) -> PoolState {
-    match quarantined {
-        Ok(_) => PoolState::Quarantined,
-        Err(error) => PoolState::Unfit(error.to_string()),
-    }
 }

@@ -80,6 +80,9 @@ pub struct Record {
     pub entry: Option<u16>,
     /// Whether the guest may use its interrupt line.
     pub line: bool,
+    /// Being quiet is enough where no reset method works: `no-strict-reset=1`.
+    #[serde(default)]
+    pub lax: bool,
     /// The last lease request that was served.
     pub sequence: u32,
     /// What is mapped.
@@ -108,6 +111,7 @@ impl Record {
             slot,
             entry: None,
             line: true,
+            lax: false,
             sequence: 0,
             leases: Noted::default(),
         }
@@ -140,6 +144,7 @@ impl Record {
         nodes: &mut dyn Nodes,
         loan: LoanId,
         phase: Phase,
+        reset: ResetTerms,
     ) -> Result<(), StoreError> {
         let order = LoanOrder {
             generation: pcidom_loan::Generation(self.generation),
@@ -148,7 +153,7 @@ impl Record {
             device: self.device.0,
             slot: self.slot,
             line: self.line,
-            reset: ResetTerms::default(),
+            reset,
         };
         nodes.write(&paths::order(self.pcidom(), loan), &order.to_string())
     }

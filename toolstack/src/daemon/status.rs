@@ -134,12 +134,24 @@ impl Daemon {
             let state = match &entry.state {
                 PoolState::Leaving => "leaving",
                 PoolState::Unfit(_) => "unfit",
+                PoolState::Quarantined if entry.port => "port",
+                PoolState::Quarantined if self.reset_over(*device).is_some() => {
+                    "resetting"
+                }
                 PoolState::Quarantined if self.loan_of(*device).is_some() => "lent",
                 PoolState::Quarantined => "free",
             };
-            let note = note(entry);
-            PoolLine { device: Bdf(*device), state: state.into(), note }
+            let (port, no_port) = match entry.port {
+                true => (None, None),
+                false => match self.port_for(env, domain, *device) {
+                    Ok(port) => (Some(Bdf(port.port)), None),
+                    Err(reason) => (None, Some(reason.to_string())),
+                },
+            };
+            let (device, note) = (Bdf(*device), note(entry));
+            PoolLine { device, state: state.into(), note, port, no_port }
         });
+        let pool = pool.collect();
         let mut report = None;
         if has_report(env, domain, number) {
             let mut nodes = BTreeMap::new();
@@ -160,6 +172,7 @@ impl Daemon {
             phase: loan.record.stage.to_string(),
             pirqs: loan.leases.pirqs().map(|pirq| pirq.0).collect(),
             no_line: (!loan.record.line).then(|| line::NOT_GIVEN.into()),
+            no_strict_reset: loan.record.lax,
             difference: said(id).and_then(|text| difference(loan, text)),
         });
         let loans = loans.collect();
@@ -167,7 +180,7 @@ impl Daemon {
             name: pcidom.name.clone(),
             domid: domain.0,
             ready: pcidom.ready,
-            pool: pool.collect(),
+            pool,
             loans,
             report,
         }

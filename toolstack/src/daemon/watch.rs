@@ -13,6 +13,8 @@ pub(super) enum Token {
     Domains,
     /// libxl's locks on devices.
     Locks,
+    /// Resets that other toolstacks ask for.
+    Requests,
     /// A pcidom's pool.
     Pool(DomId),
     /// What a pcidom says.
@@ -26,6 +28,7 @@ impl Token {
         match self {
             Self::Domains => "domains".into(),
             Self::Locks => "locks".into(),
+            Self::Requests => "requests".into(),
             Self::Pool(pcidom) => format!("pool/{pcidom}"),
             Self::Said(pcidom) => format!("said/{pcidom}"),
             Self::Link(guest) => format!("link/{guest}"),
@@ -38,6 +41,7 @@ impl Token {
         match kind {
             "domains" => Some(Self::Domains),
             "locks" => Some(Self::Locks),
+            "requests" => Some(Self::Requests),
             "pool" => Some(Self::Pool(domain)),
             "said" => Some(Self::Said(domain)),
             "link" => Some(Self::Link(domain)),
@@ -53,6 +57,10 @@ impl Daemon {
         }
         env.store.watch(paths::LOCKS, &Token::Locks.text())?;
         Ok(())
+    }
+
+    pub(super) fn watch_requests(&self, env: &mut Env<'_>) -> Result<(), Failure> {
+        Ok(env.store.watch(paths::REQUESTS, &Token::Requests.text())?)
     }
 
     /// Watches a pcidom, or stops to.
@@ -106,6 +114,7 @@ impl Daemon {
                 self.advance_all(env, |_| true);
             }
             Some(Token::Locks) => self.check_locks(env, &fired.path)?,
+            Some(Token::Requests) => self.look_at_requests(env, &fired.path)?,
             Some(Token::Pool(pcidom)) => self.pool_changed(env, pcidom, &fired.path)?,
             Some(Token::Said(pcidom)) => self.listen(env, pcidom, &fired.path)?,
             Some(Token::Link(guest)) => {
@@ -165,6 +174,7 @@ mod tests {
         for token in [
             Token::Domains,
             Token::Locks,
+            Token::Requests,
             Token::Pool(DomId(1)),
             Token::Said(DomId(2)),
             Token::Link(DomId(7)),

@@ -47,6 +47,11 @@ pub(super) fn lock(number: u8) -> String {
     format!("/libxl/pci/0000-{number:02x}-00-0/domid")
 }
 
+/// A port above some devices.
+pub(super) fn port() -> Sbdf {
+    Sbdf::new(0, 0, 2, 0).unwrap()
+}
+
 macro_rules! env {
     ($bed:expr) => {
         &mut Env {
@@ -92,13 +97,32 @@ impl Bed {
         self.set(&format!("{home}/vm"), &format!("/vm/{name}-{domain}"));
     }
 
+    /// Puts these devices below a port, which is in the pool.
+    pub(super) fn give_port(&mut self, below: &[u8]) {
+        self.wire(below);
+        self.xen.owners.insert(port(), Owner::Domain(P));
+        let count = self.get(&format!("{POOL}/num_devs")).unwrap();
+        self.set(&format!("{POOL}/dev-{count}"), &port().to_string());
+        self.set(&format!("{POOL}/state-{count}"), "3");
+        let more = count.parse::<u8>().unwrap() + 1;
+        self.set(&format!("{POOL}/num_devs"), &more.to_string());
+        self.settle();
+    }
+
+    /// Puts these devices below a port, which is not in the pool.
+    pub(super) fn wire(&mut self, below: &[u8]) {
+        self.host.devices.insert(port(), crate::fake::port());
+        self.host.ports.extend(below.iter().map(|number| (device(*number), port())));
+    }
+
     /// What libxl does for `pci=[...]`: rights first, XenStore last.
     pub(super) fn give_to_pool(&mut self, numbers: &[u8]) {
         for number in numbers {
             let mut raw = nvme();
             let base = 0xfe60_0000 + 0x10_0000 * u64::from(*number);
             raw.resources[0] = [base, base + 0x3fff, 0x14_0204];
-            raw.config[0x12] = 0x60 + 0x10 * number;
+            let bar = u32::try_from(base).unwrap() | 4;
+            raw.config[0x10..0x14].copy_from_slice(&bar.to_le_bytes());
             self.host.devices.insert(device(*number), raw);
             let path = format!("/local/domain/1/pcidom/pool/0000-{number:02x}-00-0");
             if self.get(&path).is_some() {
@@ -188,6 +212,7 @@ impl Bed {
             device: Bdf(device(number)),
             slot: None,
             share_line: false,
+            lax: false,
             pcidom: None,
         })
     }

@@ -23,7 +23,7 @@ fn everything(bed: &mut Bed) -> String {
     format!("{nodes:#?}\n{:#?}\n{holdings:#?}\n{status:#?}", bed.xen.owners)
 }
 
-fn status(bed: &mut Bed) -> Status {
+pub(super) fn status(bed: &mut Bed) -> Status {
     bed.pass(0);
     bed.ask(&Verb::Status { pcidom: None });
     bed.pass(2);
@@ -35,7 +35,7 @@ fn status(bed: &mut Bed) -> Status {
 
 /// The error a verb ends with; nothing has changed.
 #[track_caller]
-fn refused(bed: &mut Bed, verb: &Verb) -> String {
+pub(super) fn refused(bed: &mut Bed, verb: &Verb) -> String {
     let before = everything(bed);
     let calls = bed.xen.log.len();
     bed.ask(verb);
@@ -54,12 +54,13 @@ fn assert_same(before: &str, after: &str, text: &str) {
     assert!(changed.is_empty() && before.len() == after.len(), "{text}: {changed:#?}");
 }
 
-fn attach(guest: &str, number: u8, pcidom: Option<&str>) -> Verb {
+pub(super) fn attach(guest: &str, number: u8, pcidom: Option<&str>) -> Verb {
     Verb::Attach {
         guest: guest.into(),
         device: Bdf(device(number)),
         slot: None,
         share_line: false,
+        lax: false,
         pcidom: pcidom.map(Into::into),
     }
 }

@@ -31,6 +31,7 @@ fn attach(bed: &mut Bed, guest: &str, number: u8, share_line: bool) -> Reply {
         device: Bdf(device(number)),
         slot: None,
         share_line,
+        lax: false,
         pcidom: None,
     });
     bed.reply()

@@ -10,4 +10,8 @@ mod lease;
 mod line;
 mod lock;
 mod pool;
+mod ports;
+mod requests;
+mod reset;
+mod reset_errors;
 mod stop;
