@@ -19,6 +19,9 @@
 //!   over      off the link, order and record removed
 //! ```
 //!
+//! A reset on demand is no loan, only an order of its own (`reset.rs`, `resets.rs`), which a
+//! verb or a node of XenStore (`requests.rs`) asks for.
+//!
 //! Everything is level-triggered: an event only says where to look.
 
 mod attach;
