@@ -163,10 +163,12 @@ impl DaemonProcess {
         client
     }
 
-    /// The reply to what was asked, once it is there.
+    /// The reply to what was asked, once it is there; that it goes on is none.
     pub fn reply(&self, client: Client) -> Option<Reply> {
+        let is_last = |reply: &Reply| !matches!(reply, Reply::Progress { .. });
         let mut replies = self.replies.iter();
-        replies.find(|(of, _)| *of == client).map(|(_, reply)| reply.clone())
+        let last = replies.find(|(of, reply)| *of == client && is_last(reply));
+        last.map(|(_, reply)| reply.clone())
     }
 
     /// Ends the process: XenStore forgets its watches.

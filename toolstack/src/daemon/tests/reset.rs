@@ -297,10 +297,16 @@ fn another_pcidom_with_that_number_does_not_lose_its_order() {
 fn a_daemon_that_starts_removes_what_is_left_of_a_reset() {
     let mut bed = under_way();
     assert_eq!(bed.order(0).unwrap().phase, Phase::Reset);
+    let generation = bed.order(0).unwrap().generation;
     bed.start();
     bed.assert_clean();
-    bed.pcidom_serves = true;
+    // pcidom has finished meanwhile, and that is no answer to the next order.
+    let late = format!("gen={generation} ready bus");
+    bed.set("/local/domain/1/data/pcidom/loans/0", &late);
     bed.attach("g1", 1);
+    assert_eq!(bed.order(0).unwrap().phase, Phase::Prepare);
+    bed.pcidom_serves = true;
+    bed.settle();
     bed.done();
 }
 
