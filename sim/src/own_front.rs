@@ -211,6 +211,8 @@ impl OwnFront {
                 let until = Some(now.after(time));
                 self.scanning = Some(Scanning { device, at, script, until });
             }
+            // Only resets look past the backend, and this frontend resets nothing.
+            Progress::Asks(Question::Look(..), _) => {}
             Progress::Asks(Question::Access(_, access), script) => {
                 let Some((_, page, port)) = &self.open else { return };
                 // One scan at a time, so the slot is free, or stuck, and then all is lost.

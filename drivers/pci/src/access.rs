@@ -122,6 +122,9 @@ pub enum AccessError {
 pub enum Question {
     /// Access the function's config space; answered with what was read, or 0 for a write.
     Access(Sbdf, Access),
+    /// Read the function's config space, past the backend if that is possible: the backend
+    /// shows some registers as it remembers them. Answered as an access.
+    Look(Sbdf, Register),
     /// Go on after this time; answered with `Ok(0)`.
     Wait(Duration),
 }
@@ -143,6 +146,11 @@ impl Config {
     /// The config space of `target`, asked for through `asker`.
     pub const fn new(asker: Asker<Question, Answer>, target: Sbdf) -> Self {
         Self { asker, target }
+    }
+
+    /// The config space of another function, asked for through the same asker.
+    pub fn of(&self, target: Sbdf) -> Self {
+        Self { asker: self.asker.clone(), target }
     }
 
     /// The function this is.
@@ -169,6 +177,14 @@ impl Config {
     /// Reads the double word at `offset`.
     pub fn read32(&self, offset: u16) -> Waiting<'_, Question, Answer> {
         self.read(offset, Width::Dword)
+    }
+
+    /// Reads the double word at `offset` as the hardware has it, if that is possible.
+    pub fn look32(&self, offset: u16) -> Waiting<'_, Question, Answer> {
+        match Register::new(offset, Width::Dword) {
+            Some(register) => self.asker.ask(Question::Look(self.target, register)),
+            None => self.asker.answered(Err(AccessError::NoRegister)),
+        }
     }
 
     /// Writes the byte at `offset`.

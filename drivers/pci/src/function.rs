@@ -55,6 +55,8 @@ pub struct Function {
     pub pcie: Option<Pcie>,
     /// Parsed Advanced Features capability.
     pub af: Option<Af>,
+    /// What is below it, if it is a bridge.
+    pub buses: Option<Buses>,
     /// Bytes of config space that can be reached: 256 or 4096.
     pub space: u16,
     /// More registers that can't change, and what they hold.
@@ -222,6 +224,19 @@ pub struct Pcie {
     pub port_type: u8,
     /// Function Level Reset is there.
     pub flr: bool,
+    /// Device Control as it was found, without Initiate Function Level Reset.
+    pub control: u16,
+    /// Slot Control as it was found, if it is a port with a slot in which cards come and go.
+    pub slot: Option<u16>,
+}
+
+/// The bus numbers below a bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buses {
+    /// Secondary Bus Number: the bus right below.
+    pub secondary: u8,
+    /// Subordinate Bus Number: the last bus below.
+    pub subordinate: u8,
 }
 
 /// Advanced Features.
@@ -245,6 +260,14 @@ impl Function {
     pub fn is_bridge(&self) -> bool {
         self.header_type & !header::MULTI_FUNCTION == header::TYPE_BRIDGE
             || self.class >> 16 == 0x06
+    }
+
+    /// Whether `other` is below this bridge, right below or behind others.
+    pub fn is_above(&self, other: Sbdf) -> bool {
+        self.buses.is_some_and(|Buses { secondary, subordinate }| {
+            self.sbdf.segment() == other.segment()
+                && (secondary..=subordinate).contains(&other.bus())
+        })
     }
 
     /// The decode bits its Command register needs: memory always, since Xen reaches the
@@ -324,6 +347,11 @@ impl fmt::Display for Function {
         }
         if self.pm.is_some() {
             f.write_str(" PM")?;
+        }
+        if let Some(Buses { secondary, subordinate }) = self.buses {
+            let slot = self.pcie.is_some_and(|pcie| pcie.slot.is_some());
+            let slot = if slot { ", hot-plug slot" } else { "" };
+            write!(f, ", port of buses {secondary:02x} to {subordinate:02x}{slot}")?;
         }
         match self.list_cut_at {
             Some(offset) => write!(f, " (list broken at {offset:#04x})"),

@@ -26,5 +26,5 @@ mod tests;
 pub use access::{Access, AccessError, Answer, Config, Question, Register, Width};
 pub use address::{ParseAddressError, Sbdf, VirtualBdf};
 pub use function::{Bar, BarKind, Capability, Function};
-pub use reset::{Method, ResetError, function_reset, quiesce};
+pub use reset::{Method, ResetError};
 pub use scan::{ScanError, scan};

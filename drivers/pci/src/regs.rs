@@ -33,6 +33,9 @@ pub mod header {
     pub const ENDPOINT_BARS: u8 = 6;
     /// Base Address Registers of a bridge.
     pub const BRIDGE_BARS: u8 = 2;
+    /// Primary, Secondary and Subordinate Bus Number and Secondary Latency Timer of a
+    /// bridge, 8 bits each (PCIe 7.5.1.3.2).
+    pub const BRIDGE_BUSES: u16 = 0x18;
     /// Cardbus CIS Pointer, 32 bits, read-only; endpoints only.
     pub const CIS: u16 = 0x28;
     /// Subsystem Vendor ID and Subsystem ID, 16 bits each; endpoints only.
@@ -51,6 +54,10 @@ pub mod header {
     pub const INTERRUPT_PIN: u16 = 0x3d;
     /// Min_Gnt and Max_Lat of an endpoint, 8 bits each, read-only.
     pub const MIN_GRANT: u16 = 0x3e;
+    /// Bridge Control of a bridge, 16 bits (PCIe 7.5.1.3.13).
+    pub const BRIDGE_CONTROL: u16 = 0x3e;
+    /// Bridge Control: Secondary Bus Reset.
+    pub const BUS_RESET: u16 = 1 << 6;
     /// The first byte after the header, where capabilities may start (PCI 6.7).
     pub const END: u16 = 0x40;
 
@@ -193,6 +200,8 @@ pub mod pcie {
     pub const VERSION: u16 = 0xf;
     /// PCI Express Capabilities: Device/Port Type.
     pub const TYPE: u16 = 0xf0;
+    /// PCI Express Capabilities: Slot Implemented.
+    pub const SLOT_IMPLEMENTED: u16 = 1 << 8;
     /// Device Capabilities, 32 bits.
     pub const DEVICE_CAPABILITIES: u16 = 4;
     /// Device Capabilities: Function Level Reset Capability.
@@ -207,12 +216,28 @@ pub mod pcie {
     pub const TRANSACTIONS_PENDING: u16 = 1 << 5;
     /// Link Capabilities, 32 bits (PCIe 7.5.3.6).
     pub const LINK_CAPABILITIES: u16 = 0x0c;
+    /// Slot Capabilities, 32 bits (PCIe 7.5.3.9).
+    pub const SLOT_CAPABILITIES: u16 = 0x14;
+    /// Slot Capabilities: Hot-Plug Capable.
+    pub const HOT_PLUG_CAPABLE: u32 = 1 << 6;
+    /// Slot Control, 16 bits (PCIe 7.5.3.10).
+    pub const SLOT_CONTROL: u16 = 0x18;
+    /// Slot Control: Presence Detect Changed, Hot-Plug Interrupt and Data Link Layer State
+    /// Changed Enable.
+    pub const SLOT_ENABLES: u16 = 1 << 3 | 1 << 5 | 1 << 12;
+    /// Slot Status, 16 bits (PCIe 7.5.3.11).
+    pub const SLOT_STATUS: u16 = 0x1a;
+    /// Slot Status: Presence Detect Changed, Command Completed and Data Link Layer State
+    /// Changed, each cleared by writing 1 to it.
+    pub const SLOT_EVENTS: u16 = 1 << 3 | 1 << 4 | 1 << 8;
     /// Device Capabilities 2, 32 bits (PCIe 7.5.3.15).
     pub const DEVICE_CAPABILITIES_2: u16 = 0x24;
     /// Link Capabilities 2, 32 bits (PCIe 7.5.3.18).
     pub const LINK_CAPABILITIES_2: u16 = 0x2c;
     /// Device/Port Type: an endpoint in the root complex, which may have no link.
     pub const TYPE_INTEGRATED: u8 = 9;
+    /// Device/Port Type: a bridge from PCI Express to PCI or PCI-X.
+    pub const TYPE_TO_PCI: u8 = 7;
     /// Bytes of the whole capability, version 2.
     pub const LENGTH: u16 = 0x3c;
 }

@@ -10,8 +10,8 @@ use crate::access::{
     AccessError, CONVENTIONAL_SPACE, Config, EXTENDED_SPACE, Register, Width,
 };
 use crate::function::{
-    Af, Bar, BarKind, BarRegister, Capability, Constant, ExtendedCapability, Function,
-    Msi, Msix, Pcie, Pm, Rom, Subsystem,
+    Af, Bar, BarKind, BarRegister, Buses, Capability, Constant, ExtendedCapability,
+    Function, Msi, Msix, Pcie, Pm, Rom, Subsystem,
 };
 use crate::regs::{af, bar, capability, extended, header, msi, msix, pcie, pm, status};
 
@@ -71,6 +71,14 @@ pub async fn scan(config: &Config) -> Result<Function, ScanError> {
     } else {
         None
     };
+    let buses = if endpoint {
+        None
+    } else {
+        let numbers = config.read32(header::BRIDGE_BUSES).await?.to_le_bytes();
+        let [_, secondary, subordinate, _] = numbers;
+        // Firmware that gave none leaves 0 there, which is no bus below anything.
+        (secondary != 0).then_some(Buses { secondary, subordinate })
+    };
     let (line, pin) = {
         let [line, pin] = config.read16(header::INTERRUPT_LINE).await?.to_le_bytes();
         (line, pin)
@@ -98,6 +106,7 @@ pub async fn scan(config: &Config) -> Result<Function, ScanError> {
         msix: None,
         pcie: None,
         af: None,
+        buses,
         space: CONVENTIONAL_SPACE,
         constants: Vec::new(),
     };
@@ -314,13 +323,25 @@ async fn parse_capability(
             });
         }
         capability::PCIE if function.pcie.is_none() && fits(pcie::DEVICE_STATUS + 2) => {
-            let [flags, _] = config.read16(offset + pcie::FLAGS).await?.to_le_bytes();
+            let word = config.read16(offset + pcie::FLAGS).await?;
+            let [flags, _] = word.to_le_bytes();
             let at = offset + pcie::DEVICE_CAPABILITIES;
             let abilities = config.read32(at).await?;
             record(function, "device capabilities", at, Width::Dword, abilities);
             let (version, port_type) = (flags & 0xf, flags >> 4);
             let flr = abilities & pcie::FLR_CAPABLE != 0;
-            function.pcie = Some(Pcie { offset, version, port_type, flr });
+            let control = config.read16(offset + pcie::DEVICE_CONTROL).await?;
+            let control = control & !pcie::INITIATE_FLR;
+            let has_slot = function.buses.is_some()
+                && word & pcie::SLOT_IMPLEMENTED != 0
+                && fits(pcie::SLOT_STATUS + 2);
+            let mut slot = None;
+            if has_slot {
+                let abilities = config.read32(offset + pcie::SLOT_CAPABILITIES).await?;
+                let control = config.read16(offset + pcie::SLOT_CONTROL).await?;
+                slot = (abilities & pcie::HOT_PLUG_CAPABLE != 0).then_some(control);
+            }
+            function.pcie = Some(Pcie { offset, version, port_type, flr, control, slot });
             let link = ("link capabilities", offset + pcie::LINK_CAPABILITIES);
             let second = [
                 ("device capabilities 2", offset + pcie::DEVICE_CAPABILITIES_2),

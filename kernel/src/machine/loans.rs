@@ -27,7 +27,7 @@ use pcidom_loan::{
     REPORT_DIR,
 };
 use pcidom_pci::Sbdf;
-use pcidom_pci::reset::{Method, ResetError};
+use pcidom_pci::reset::{Done, Failed};
 use pcidom_script::Instant;
 use pcidom_xenbus::{DomId, Pirq};
 use vecmap::VecMap;
@@ -166,11 +166,11 @@ impl<P: Platform> Machine<P> {
         &mut self,
         id: LoanId,
         generation: Generation,
-        result: Result<Option<Method>, ResetError>,
+        result: Result<Done, Box<Failed>>,
         platform: &mut P,
     ) {
         let quiet = || "no reset, made quiet only".into();
-        let text = |method: Option<Method>| method.map_or_else(quiet, |m| m.to_string());
+        let text = |done: Done| done.method.map_or_else(quiet, |m| m.to_string());
         let result = result.map(text).map_err(|error| error.to_string());
         self.report(id, generation, result, platform);
     }

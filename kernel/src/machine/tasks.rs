@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use pcidom_loan::{Generation, LoanId};
 use pcidom_pci::function::Function;
-use pcidom_pci::reset::{self, Method, ResetError};
+use pcidom_pci::reset::{self, Done, Failed, Method, Plan};
 use pcidom_pci::scan::{self, ScanError};
 use pcidom_pci::{Access, AccessError, Answer, Config, Question, Sbdf};
 use pcidom_script::{Instant, Progress, Script};
@@ -30,7 +30,7 @@ pub(super) enum Work {
 #[derive(Debug)]
 pub(super) enum Ended {
     Scanned(Sbdf, Result<Box<Function>, ScanError>),
-    Reset(LoanId, Generation, Result<Option<Method>, ResetError>),
+    Reset(LoanId, Generation, Result<Done, Box<Failed>>),
     Read(Sbdf, Result<Vec<u32>, AccessError>),
 }
 
@@ -117,9 +117,11 @@ impl Tasks {
                     Ended::Scanned(device, scan::scan(&config).await.map(Box::new))
                 }
                 Work::Reset { loan, generation, function } => {
-                    let result = reset::function_reset(&config, &function).await;
-                    let result = result.map_err(|error| *error);
-                    Ended::Reset(loan, generation, result)
+                    let methods = Method::ALL.into_iter().filter(|m| m.is_in(&function));
+                    let methods = methods.collect();
+                    let plan =
+                        Plan { methods, functions: [*function].into(), port: None };
+                    Ended::Reset(loan, generation, reset::reset(&config, &plan).await)
                 }
                 Work::Read { from, count } => {
                     Ended::Read(device, read(&config, from, count).await)
@@ -141,6 +143,11 @@ impl Tasks {
                 self.running.insert(device, procedure);
                 debug_assert_eq!(target, device, "a task works on its own device");
                 steps.push(TaskStep::Access(device, access));
+            }
+            Progress::Asks(Question::Look(target, register), procedure) => {
+                self.running.insert(device, procedure);
+                debug_assert_eq!(target, device, "a task works on its own device");
+                steps.push(TaskStep::Access(device, Access::Read(register)));
             }
             Progress::Asks(Question::Wait(duration), procedure) => {
                 self.running.insert(device, procedure);

@@ -6,7 +6,7 @@ use core::time::Duration;
 use crate::access::{Access, AccessError, Answer, Register, Width};
 use crate::address::Sbdf;
 use crate::fake::hardware::FakeFunction;
-use crate::regs::{bar, capability, command, header, msi, msix};
+use crate::regs::{bar, capability, command, header, msi, msix, pm};
 use crate::scan::MAX_CAPABILITIES;
 
 /// Command bits that the backend shows as the hardware has them; the others are a shadow.
@@ -45,6 +45,8 @@ pub struct FakeBackend {
     master: bool,
     bars: Vec<Emulated>,
     failing: Option<AccessError>,
+    /// pcidom can read the hardware's own config space.
+    window: bool,
 }
 
 impl FakeBackend {
@@ -53,7 +55,11 @@ impl FakeBackend {
         let ids = hardware.word(header::VENDOR_ID);
         let mut bars = Vec::new();
         let mut upper_half = false;
-        let offsets = (0..header::ENDPOINT_BARS).map(header::bar).chain([header::ROM]);
+        let (count, rom) = match hardware.is_bridge() {
+            true => (header::BRIDGE_BARS, header::BRIDGE_ROM),
+            false => (header::ENDPOINT_BARS, header::ROM),
+        };
+        let offsets = (0..count).map(header::bar).chain([rom]);
         for offset in offsets {
             let Some(register) = Register::new(offset, Width::Dword) else { continue };
             let recorded = hardware.read(register);
@@ -61,12 +67,12 @@ impl FakeBackend {
             let size = hardware.read(register);
             hardware.write(register, recorded);
             let fixed_bits = match (offset, upper_half, recorded & bar::IO != 0) {
-                (header::ROM, ..) => !bar::ROM_ADDRESS,
+                (offset, ..) if offset == rom => !bar::ROM_ADDRESS,
                 (_, true, _) => 0,
                 (_, _, true) => bar::IO_FLAGS,
                 _ => bar::MEMORY_FLAGS,
             };
-            upper_half = offset != header::ROM
+            upper_half = offset != rom
                 && !upper_half
                 && recorded & (bar::IO | bar::TYPE) == bar::TYPE_64;
             let sizing_bits = !fixed_bits;
@@ -84,6 +90,7 @@ impl FakeBackend {
             armed: Armed::default(),
             hardware,
             failing: None,
+            window: true,
         }
     }
 
@@ -133,6 +140,19 @@ impl FakeBackend {
         match access {
             Access::Read(register) => Ok(self.read(register)),
             Access::Write(register, value) => self.write(register, value).map(|()| 0),
+        }
+    }
+
+    /// Whether [`FakeBackend::look`] can see the hardware; at first it can.
+    pub const fn set_window(&mut self, open: bool) {
+        self.window = open;
+    }
+
+    /// Answers a look, past the backend if there is a window.
+    pub fn look(&mut self, register: Register) -> Answer {
+        match self.window {
+            true => Ok(self.hardware.read(register)),
+            false => self.access(Access::Read(register)),
         }
     }
 
@@ -205,6 +225,12 @@ impl FakeBackend {
                 return self.write_message_control(offset, own, other, register, value);
             }
         }
+        if let Some(at) = self.find(capability::PM).map(|at| at + pm::CONTROL)
+            && overlaps(at, 2)
+        {
+            self.set_power_state(at, value >> (8 * (at - start.min(at))));
+            return Ok(());
+        }
         let quirk =
             self.armed.quirks.iter().any(|(offset, size)| overlaps(*offset, *size));
         if quirk {
@@ -264,6 +290,23 @@ impl FakeBackend {
             self.hardware_command(set, bit & !set);
         }
         self.shadow = value;
+    }
+
+    /// `pm_ctrl_write` of conf_space_capability.c: Linux changes the state, and restores the
+    /// BARs of a function that has lost them.
+    fn set_power_state(&mut self, at: u16, value: u32) {
+        let Some(register) = Register::new(at, Width::Word) else { return };
+        let old = self.hardware.read(register);
+        let state = u32::from(pm::STATE);
+        if (old ^ value) & state == 0 {
+            return;
+        }
+        self.hardware.write(register, old & !state | value & state);
+        if value & state == 0 && old & u32::from(pm::NO_SOFT_RESET) == 0 {
+            for known in self.bars.clone() {
+                self.write_hardware(known.offset, Width::Dword, known.recorded);
+            }
+        }
     }
 
     /// `msi_msix_flags_write` of conf_space_capability.c.

@@ -5,7 +5,8 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use crate::access::{EXTENDED_SPACE, Register};
-use crate::regs::{bar, header, msix, pcie, status};
+use crate::regs::{af, bar, capability, header, msix, pcie, pm, status};
+use crate::reset::Method;
 
 /// How a [`FakeFunction`] misbehaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -13,19 +14,25 @@ pub enum Fault {
     /// It doesn't.
     #[default]
     None,
-    /// Does not come back after FLR.
+    /// Does not come back after a reset.
     NeverReady,
-    /// After FLR the word at 0x08 is this one.
+    /// After a reset the word at 0x08 is this one.
     Identity(u32),
-    /// After FLR the word at 0x2c is this one.
+    /// After a reset the word at 0x2c is this one.
     Subsystem(u32),
-    /// Has the FLR bits and does nothing.
-    IgnoresFlr,
+    /// Has what this method takes and does nothing; with the secondary bus, that of a slot.
+    Ignores(Method),
+    /// After a reset its BARs are 0 and stay so.
+    LosesBars,
+    /// After a reset Device Control is 0 and stays so.
+    LosesControl,
+    /// After a reset MSI-X Enable is on.
+    KeepsMsix,
     /// Claims pending transactions for ever.
     AlwaysPending,
-    /// Function Mask is set after FLR, as Xen leaves it after a reset at the wrong time.
+    /// Function Mask is set after a reset, as Xen leaves it after a reset at the wrong time.
     MaskedAfterReset,
-    /// Function Mask stays set whatever is written, until an FLR, as Xen holds it.
+    /// Function Mask stays set whatever is written, until a reset, as Xen holds it.
     MaskHeld,
     /// Fell off the bus: reads all ones, ignores writes.
     Gone,
@@ -43,7 +50,15 @@ pub struct FakeFunction {
     defaults: Vec<u8>,
     /// Where the PCIe capability is, if it can FLR.
     flr_at: Option<u16>,
+    /// Where the PCIe capability is.
+    pcie_at: Option<u16>,
+    af_at: Option<u16>,
+    pm_at: Option<u16>,
     msix_at: Option<u16>,
+    /// The port above holds the bus in reset.
+    held: bool,
+    /// Slot events that were reported by an interrupt.
+    alarms: u32,
     ready_after: Duration,
     /// What is left of a reset.
     resetting: Option<Duration>,
@@ -62,7 +77,12 @@ impl FakeFunction {
             clears: vec![0; space],
             defaults: Vec::new(),
             flr_at: None,
+            pcie_at: None,
+            af_at: None,
+            pm_at: None,
             msix_at: None,
+            held: false,
+            alarms: 0,
             ready_after: Duration::ZERO,
             resetting: None,
             resets: 0,
@@ -99,26 +119,44 @@ impl FakeFunction {
             return;
         }
         let flr = self.flr_at.map(|at| at + pcie::DEVICE_CONTROL + 1);
-        let mut reset = false;
+        let advanced = self.af_at.map(|at| at + af::CONTROL);
+        let (bus_held, power) = (self.holds_bus(), self.power_state());
+        let mut reset = None;
         let places = register.offset()..register.end();
         for (offset, byte) in places.zip(value.to_le_bytes()) {
             let at = usize::from(offset);
-            let writable = self.writable.get(at).copied().unwrap_or(0);
+            let mut writable = self.writable.get(at).copied().unwrap_or(0);
+            if self.has_lost(offset) {
+                writable = 0;
+            }
             let clears = self.clears.get(at).copied().unwrap_or(0);
             if let Some(old) = self.bytes.get_mut(at) {
                 *old = (*old & !writable | byte & writable) & !(byte & clears);
             }
-            reset |= flr == Some(offset) && byte & 0x80 != 0;
+            if flr == Some(offset) && byte & 0x80 != 0 {
+                reset = Some(Method::FunctionLevel);
+            }
+            if advanced == Some(offset) && byte & af::INITIATE_FLR != 0 {
+                reset = Some(Method::AdvancedFeatures);
+            }
         }
         if self.fault == Fault::MaskHeld {
             self.set_maskall();
         }
-        if reset && self.fault != Fault::IgnoresFlr {
+        if power == pm::STATE && self.power_state() == 0 && self.loses_state() {
+            reset = Some(Method::PowerState);
+        }
+        if bus_held && !self.holds_bus() {
+            self.slot_event();
+        }
+        if let Some(method) = reset
+            && self.fault != Fault::Ignores(method)
+        {
             self.reset();
         }
     }
 
-    /// Does what FLR does: writable registers to their defaults, then silence for a while.
+    /// Does what a reset does: writable registers to their defaults, then silence for a while.
     pub fn reset(&mut self) {
         self.bytes.clone_from(&self.defaults);
         self.resetting = Some(self.ready_after);
@@ -132,12 +170,93 @@ impl FakeFunction {
             }
             Fault::MaskedAfterReset => self.set_maskall(),
             Fault::MaskHeld => self.fault = Fault::None,
+            Fault::KeepsMsix => self.set_message_control(msix::ENABLE),
             _ => {}
         }
     }
 
+    /// The port above begins or ends to hold the bus in reset.
+    pub fn set_held(&mut self, held: bool) {
+        if self.fault == Fault::Ignores(Method::SecondaryBus) || self.held == held {
+            return;
+        }
+        self.held = held;
+        if held {
+            self.reset();
+        }
+        self.resetting = Some(self.ready_after);
+    }
+
+    /// Whether it is a bridge that holds the bus below in reset.
+    pub fn holds_bus(&self) -> bool {
+        let [.., low, _] = self.word(header::INTERRUPT_LINE).to_le_bytes();
+        self.is_bridge() && u16::from(low) & header::BUS_RESET != 0
+    }
+
+    /// The buses below it, if it is a bridge.
+    pub fn buses(&self) -> Option<(u8, u8)> {
+        let [_, secondary, subordinate, _] =
+            self.word(header::BRIDGE_BUSES).to_le_bytes();
+        self.is_bridge().then_some((secondary, subordinate))
+    }
+
+    /// Slot events that dom0 was interrupted for.
+    pub const fn alarms(&self) -> u32 {
+        self.alarms
+    }
+
+    /// Whether it has a bridge's header.
+    pub fn is_bridge(&self) -> bool {
+        let [_, _, kind, _] = self.word(header::CACHE_LINE_SIZE).to_le_bytes();
+        kind & !header::MULTI_FUNCTION == header::TYPE_BRIDGE
+    }
+
+    /// The card below seems to have gone and come back.
+    fn slot_event(&mut self) {
+        let Some(at) = self.pcie_at.filter(|at| self.has_slot(*at)) else { return };
+        let [low, high, ..] = self.word(at + pcie::SLOT_CONTROL).to_le_bytes();
+        let control = u16::from_le_bytes([low, high]);
+        if control & pcie::SLOT_ENABLES != 0 {
+            self.alarms += 1;
+        }
+        let events = (1_u16 << 3 | 1 << 8).to_le_bytes();
+        place(&mut self.bytes, at + pcie::SLOT_STATUS, &events);
+    }
+
+    fn has_slot(&self, pcie: u16) -> bool {
+        self.is_bridge()
+            && self.word(pcie + pcie::FLAGS) & u32::from(pcie::SLOT_IMPLEMENTED) != 0
+    }
+
+    fn power_state(&self) -> u16 {
+        let [low, ..] =
+            self.pm_at.map_or(0, |at| self.word(at + pm::CONTROL)).to_le_bytes();
+        u16::from(low) & pm::STATE
+    }
+
+    fn loses_state(&self) -> bool {
+        let control = self.pm_at.map(|at| self.word(at + pm::CONTROL));
+        control.is_some_and(|control| control & u32::from(pm::NO_SOFT_RESET) == 0)
+    }
+
+    /// Whether a write there is lost since the last reset.
+    fn has_lost(&self, offset: u16) -> bool {
+        let bars = header::BAR0..header::bar(header::ENDPOINT_BARS);
+        let control = self.pcie_at.map(|at| at + pcie::DEVICE_CONTROL);
+        self.resets > 0
+            && match self.fault {
+                Fault::LosesBars => bars.contains(&offset),
+                // Its lower byte; the upper one has Initiate FLR.
+                Fault::LosesControl => control == Some(offset),
+                _ => false,
+            }
+    }
+
     /// Lets time pass.
     pub fn elapse(&mut self, time: Duration) {
+        if self.held {
+            return;
+        }
         self.resetting = self
             .resetting
             .and_then(|left| left.checked_sub(time))
@@ -184,13 +303,21 @@ impl FakeFunction {
             self.bytes.get(at).copied().unwrap_or(0xff)
         };
         let mut word = u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)]);
-        if self.fault == Fault::AlwaysPending
-            && let Some(at) = self.flr_at
-            && offset == at + pcie::DEVICE_STATUS
-        {
-            word |= u32::from(pcie::TRANSACTIONS_PENDING);
+        if self.fault == Fault::AlwaysPending {
+            let pcie = self.pcie_at.map(|at| at + pcie::DEVICE_STATUS);
+            let advanced = self.af_at.map(|at| at + af::CONTROL);
+            if pcie == Some(offset) {
+                word |= u32::from(pcie::TRANSACTIONS_PENDING);
+            } else if advanced == Some(offset) {
+                word |= u32::from(af::PENDING) << 8;
+            }
         }
         word
+    }
+
+    /// Makes a byte read-only, with its default value.
+    pub fn forbid(&mut self, offset: u16) {
+        place(&mut self.writable, offset, &[0]);
     }
 
     /// Changes bytes behind everybody's back: the test as hardware or as Xen.
@@ -198,15 +325,21 @@ impl FakeFunction {
         place(&mut self.bytes, offset, bytes);
     }
 
-    fn is_silent(&self) -> bool {
+    /// Whether it answers nothing now.
+    pub fn is_silent(&self) -> bool {
         self.fault == Fault::Gone
+            || self.held
             || (self.fault == Fault::NeverReady && self.resets > 0)
             || self.resetting.is_some_and(|left| !left.is_zero())
     }
 
     fn set_maskall(&mut self) {
+        self.set_message_control(msix::MASKALL);
+    }
+
+    fn set_message_control(&mut self, bits: u16) {
         if let Some(at) = self.msix_at {
-            let [_, high] = msix::MASKALL.to_le_bytes();
+            let [_, high] = bits.to_le_bytes();
             if let Some(byte) = self.bytes.get_mut(usize::from(at + msix::CONTROL + 1)) {
                 *byte |= high;
             }
@@ -235,6 +368,12 @@ impl Builder {
     /// Makes the bits of `mask` writable.
     pub fn allow(&mut self, offset: u16, mask: &[u8]) -> &mut Self {
         place(&mut self.0.writable, offset, mask);
+        self
+    }
+
+    /// Makes the bits of `mask` such that writing 1 clears them.
+    pub fn clear_by_one(&mut self, offset: u16, mask: &[u8]) -> &mut Self {
+        place(&mut self.0.clears, offset, mask);
         self
     }
 
@@ -299,11 +438,17 @@ impl Builder {
     pub fn build(&self, firmware: &[(u16, u32)]) -> FakeFunction {
         let mut function = self.0.clone();
         function.defaults.clone_from(&function.bytes);
-        function.flr_at = self.find(crate::regs::capability::PCIE).filter(|at| {
+        function.pcie_at = self.find(capability::PCIE);
+        function.flr_at = function.pcie_at.filter(|at| {
             let abilities = function.word(at + pcie::DEVICE_CAPABILITIES);
             abilities & pcie::FLR_CAPABLE != 0
         });
-        function.msix_at = self.find(crate::regs::capability::MSIX);
+        function.msix_at = self.find(capability::MSIX);
+        function.pm_at = self.find(capability::PM);
+        function.af_at = self.find(capability::AF).filter(|at| {
+            let [.., abilities] = function.word(*at).to_le_bytes();
+            abilities & af::HAS_FLR != 0
+        });
         for (offset, value) in firmware {
             let register = Register::new(*offset, crate::access::Width::Dword);
             if let Some(register) = register {

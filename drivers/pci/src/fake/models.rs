@@ -1,7 +1,7 @@
 //! The two devices of the bed, as QEMU has them.
 
 use crate::fake::hardware::{Builder, FakeFunction};
-use crate::regs::{capability, msix, pcie, pm};
+use crate::regs::{af, capability, header, msix, pcie, pm};
 
 impl FakeFunction {
     /// QEMU's NVMe controller: 64-bit BAR0, 65 MSI-X vectors, FLR; ready at once.
@@ -47,7 +47,40 @@ impl FakeFunction {
     }
 }
 
+impl FakeFunction {
+    /// A root port with these buses below it; with `hot_plug`, its slot's events are on.
+    pub fn port_like(secondary: u8, subordinate: u8, hot_plug: bool) -> Self {
+        let mut port = Self::builder(0x1b36, 0x000c, 0x06_0400, 0);
+        // A root port of version 2; what is not said is 0 and read-only.
+        let mut body = [0; 26];
+        let slot = u8::from(hot_plug);
+        body.first_chunk_mut::<2>().into_iter().for_each(|flags| *flags = [0x42, slot]);
+        let events = pcie::SLOT_EVENTS.to_le_bytes();
+        port.put(header::HEADER_TYPE, &[header::TYPE_BRIDGE])
+            .put(header::BRIDGE_BUSES, &[0, secondary, subordinate, 0])
+            .allow(header::BRIDGE_CONTROL, &header::BUS_RESET.to_le_bytes())
+            .capability(0x50, capability::PCIE, &body, &[])
+            .put(0x50 + pcie::SLOT_CAPABILITIES, &[0x40 * slot])
+            .allow(0x50 + pcie::DEVICE_CONTROL, &[0xff, 0x7f])
+            .allow(0x50 + pcie::SLOT_CONTROL, &pcie::SLOT_ENABLES.to_le_bytes())
+            .clear_by_one(0x50 + pcie::SLOT_STATUS, &events);
+        let on = if hot_plug { pcie::SLOT_ENABLES } else { 0 };
+        port.build(&[(0x50 + pcie::SLOT_CONTROL, on.into())])
+    }
+}
+
 impl Builder {
+    /// Advanced Features, with FLR and Transactions Pending.
+    pub fn af(&mut self, offset: u8) -> &mut Self {
+        let abilities = af::HAS_FLR | af::HAS_PENDING;
+        self.capability(offset, capability::AF, &[0x06, abilities], &[])
+    }
+
+    /// Power Management, version 3, which loses the state in D3hot.
+    pub fn losing_pm(&mut self, offset: u8) -> &mut Self {
+        self.capability(offset, capability::PM, &[0x03, 0, 0, 0], &[0, 0, 0x03, 0])
+    }
+
     /// MSI-X with `entries` (1 to 2048) in BAR `table_bar`.
     pub fn msix(
         &mut self,

@@ -3,6 +3,8 @@
 use core::fmt;
 use core::str::FromStr;
 
+use crate::function::Function;
+
 /// How a function is reset, in order of preference: what touches least comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Method {
@@ -27,6 +29,25 @@ impl Method {
         Self::Slot,
         Self::SecondaryBus,
     ];
+
+    /// Works on the port above, and so on everything below that.
+    pub const fn is_of_port(self) -> bool {
+        matches!(self, Self::Slot | Self::SecondaryBus)
+    }
+
+    /// Whether `function` has what it takes; for a method of the port, the port has.
+    pub fn is_in(self, function: &Function) -> bool {
+        match self {
+            Self::FunctionLevel => function.pcie.is_some_and(|pcie| pcie.flr),
+            Self::AdvancedFeatures => function.af.is_some_and(|af| af.flr),
+            Self::PowerState => function.pm.is_some_and(|pm| !pm.no_soft_reset),
+            Self::Slot => {
+                function.buses.is_some()
+                    && function.pcie.is_some_and(|pcie| pcie.slot.is_some())
+            }
+            Self::SecondaryBus => function.buses.is_some(),
+        }
+    }
 
     /// The word by which people choose it.
     pub const fn word(self) -> &'static str {

@@ -44,7 +44,14 @@ fn the_nvme_is_found_as_it_is() {
     };
     assert_eq!(function.msix, Some(expected));
     assert_eq!(function.msix_table(), Some(0xfe40_2000));
-    let pcie = Pcie { offset: 0x80, version: 2, port_type: 0, flr: true };
+    let pcie = Pcie {
+        offset: 0x80,
+        version: 2,
+        port_type: 0,
+        flr: true,
+        control: 0,
+        slot: None,
+    };
     assert_eq!(function.pcie, Some(pcie));
     let pm = Pm { offset: 0x60, no_soft_reset: true, capabilities: 0x0003 };
     assert_eq!(function.pm, Some(pm));
