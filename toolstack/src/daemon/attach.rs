@@ -10,7 +10,7 @@ use super::loan::{CONNECT_DEADLINE, Loan, RESET_DEADLINE, Waiter, state};
 use super::lock;
 use super::rights;
 use super::stop::STOPS;
-use super::terms::{self, NoPort};
+use super::terms::NoPort;
 use super::{Client, Daemon, Env, Failure, Record, Stage, paths};
 use crate::host::DeviceFacts;
 use crate::hypervisor::{XenError, errno};
@@ -69,7 +69,7 @@ impl Daemon {
         let id = self.free_id()?;
         self.refresh_port(env, pcidom, device);
         let port = self.mended_port_for(env, pcidom, device);
-        let (terms, no_port) = terms::terms(port, lax);
+        let terms = self.terms(port, lax);
         let generation = self.generation + 1;
         let guest = (guest.domain, guest.name, guest.vm);
         let mut record = Record::new(generation, (pcidom, vm), guest, Bdf(device), slot);
@@ -79,12 +79,13 @@ impl Daemon {
             nodes.write(&paths::generation(), &generation.to_string())?;
             record.save(nodes, id)?;
             nodes.remove(&paths::answer(pcidom, id))?;
-            record.order(nodes, id, Phase::Prepare, terms)
+            record.order(nodes, id, Phase::Prepare, terms.order)
         })?;
         self.generation = generation;
         let mut loan = Loan::new(id, record);
         loan.facts = Some(facts);
-        loan.no_port = no_port;
+        loan.reach = terms.reach;
+        loan.no_port = terms.no_port;
         loan.waiter = Some(Waiter::Attach(client));
         loan.deadline = Some(env.now.after(RESET_DEADLINE));
         log::info!("{}: pcidom prepares it", loan.title(id));
@@ -211,11 +212,13 @@ impl Daemon {
         }
         let Some(loan) = self.loans.get_mut(&id) else { return Ok(()) };
         let device = loan.record.device.0;
+        let mut freed = Vec::new();
         if !loan.ready {
             match loan.report(env, id)? {
                 Some(Outcome::Ready(method)) => {
                     log::info!("{}: pcidom is ready, reset: {method}", loan.title(id));
                     loan.ready = true;
+                    freed = std::mem::take(&mut loan.reach);
                     loan.deadline = Some(env.now.after(CONNECT_DEADLINE));
                 }
                 Some(Outcome::Failed(reason)) => {
@@ -237,18 +240,32 @@ impl Daemon {
                 _ => return Ok(()),
             }
         }
-        let record = loan.record.clone();
-        match self.standing(env, &record)? {
-            Standing::Quiet | Standing::Connected => self.lend(env, id),
-            Standing::Busy if self.loans.get(&id).is_some_and(|l| l.is_due(env.now)) => {
-                let guest = &record.guest_name;
-                let reason = format!(
-                    "{guest}'s PCI link is still busy with another change: see its kernel log"
-                );
-                self.end(env, id, Some(reason))
-            }
-            Standing::Busy => Ok(()),
-        }
+        let result = self.lend_when_possible(env, id);
+        // Those that had to wait for this reset.
+        self.advance_all(env, |l| l.ready && freed.contains(&l.record.device.0));
+        result
+    }
+
+    /// Lends what is ready, unless it has to wait for somebody else.
+    fn lend_when_possible(
+        &mut self,
+        env: &mut Env<'_>,
+        id: LoanId,
+    ) -> Result<(), Failure> {
+        let Some(loan) = self.loans.get(&id) else { return Ok(()) };
+        let (record, due) = (loan.record.clone(), loan.is_due(env.now));
+        let device = record.device.0;
+        let reason = if let Some(other) = self.reached_by(device) {
+            format!("{other} below the same port is still being reset: try again")
+        } else if self.standing(env, &record)? == Standing::Busy {
+            let guest = &record.guest_name;
+            format!(
+                "{guest}'s PCI link is still busy with another change: see its kernel log"
+            )
+        } else {
+            return self.lend(env, id);
+        };
+        if due { self.end(env, id, Some(reason)) } else { Ok(()) }
     }
 
     /// Gives the guest its rights and puts the device on its link: both, or neither.

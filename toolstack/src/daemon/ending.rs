@@ -7,7 +7,6 @@ use pcidom_xenbus::XenbusState;
 use super::leases::Leases;
 use super::loan::{Lost, RESET_DEADLINE, TELL_DEADLINE, Waiter};
 use super::rights::{self, Taking};
-use super::terms;
 use super::{Daemon, Env, Failure, Record, Stage, link, paths};
 use crate::verb::Reply;
 
@@ -54,13 +53,13 @@ impl Daemon {
         let Some(loan) = self.loans.get(&id) else { return Ok(()) };
         let record = loan.record.clone();
         let port = self.port_for(env, record.pcidom(), record.device.0);
-        let (terms, no_port) = terms::terms(port, record.lax);
+        let terms = self.terms(port, record.lax);
         if let Some(loan) = self.loans.get_mut(&id) {
-            loan.no_port = no_port;
+            (loan.reach, loan.no_port) = (terms.reach, terms.no_port);
         }
         env.store.transaction(&mut |nodes| {
             if record.pcidom_is_home(nodes)? {
-                record.order(nodes, id, Phase::Ending, terms)?;
+                record.order(nodes, id, Phase::Ending, terms.order)?;
             }
             record.save(nodes, id)
         })?;
@@ -251,7 +250,10 @@ impl Daemon {
         }
         self.forget_if_left(env, pcidom, record.device.0)?;
         self.scan_pool(env, pcidom)?;
-        self.advance_all(env, |loan| loan.record.guest() == guest);
+        let freed = loan.reach;
+        self.advance_all(env, |loan| {
+            loan.record.guest() == guest || freed.contains(&loan.record.device.0)
+        });
         Ok(())
     }
 

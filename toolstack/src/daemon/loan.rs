@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use pcidom_loan::{Generation, LoanId, LoanReport, Outcome};
+use pcidom_pci::Sbdf;
 use pcidom_script::Instant;
 use pcidom_xenbus::{DomId, XenbusState};
 
@@ -74,6 +75,8 @@ pub(super) struct Loan {
     pub(super) tell_guest_at: Option<Instant>,
     /// Why an attach is undone; the reply once it is.
     pub(super) failure: Option<String>,
+    /// What the reset that is ordered may take along; none once it is over.
+    pub(super) reach: Vec<Sbdf>,
     /// Why the last order named no port to reset the device by.
     pub(super) no_port: Option<NoPort>,
 }
@@ -92,6 +95,7 @@ impl Loan {
             patience: None,
             tell_guest_at: None,
             failure: None,
+            reach: Vec::new(),
             no_port: None,
         }
     }

@@ -207,6 +207,7 @@ impl Daemon {
             };
             // Nobody's neighbour is reset unless a person has named the method.
             let Some(method) = by_port else {
+                let what = format!("{what}: only --method slot or bus takes it along");
                 return Ok((None, Some(NoPort::InUse { device: other, used: what })));
             };
             let text =

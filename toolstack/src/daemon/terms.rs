@@ -10,7 +10,7 @@ use pcidom_pci::Sbdf;
 use pcidom_xenbus::DomId;
 
 use super::pool::PoolState;
-use super::{Daemon, Env};
+use super::{Daemon, Env, Stage};
 use crate::host::{Above, HostError};
 
 /// A port that may be used, and all below it.
@@ -18,6 +18,15 @@ use crate::host::{Above, HostError};
 pub(super) struct Port {
     pub(super) port: Sbdf,
     pub(super) below: Vec<Sbdf>,
+}
+
+/// What the order of a loan says about resets, and what that means.
+pub(super) struct Terms {
+    pub(super) order: ResetTerms,
+    /// All that may be reset with it, itself included.
+    pub(super) reach: Vec<Sbdf>,
+    /// Why no port is named, if none is.
+    pub(super) no_port: Option<NoPort>,
 }
 
 /// Why there is no bus or slot reset of a device.
@@ -41,9 +50,7 @@ pub(super) enum NoPort {
     Unfit { device: Sbdf, reason: String },
     #[error("{0}, which is above it, is no port")]
     NoBridge(Sbdf),
-    #[error(
-        "{device} is below the same port, and {used}: only --method slot or bus takes it along"
-    )]
+    #[error("{device} is below the same port, and {used}")]
     InUse { device: Sbdf, used: String },
     #[error(transparent)]
     Unknown(#[from] HostError),
@@ -123,6 +130,47 @@ impl Daemon {
         }
     }
 
+    /// What the order of a loan says about resets.
+    pub(super) fn terms(&self, port: Result<Port, NoPort>, lax: bool) -> Terms {
+        let plain = ResetTerms { lax, ..ResetTerms::default() };
+        match port.and_then(|port| self.with_nothing_lent(port)) {
+            Ok(Port { port, below }) => Terms {
+                order: ResetTerms { port: Some(port), ..plain },
+                reach: below,
+                no_port: None,
+            },
+            Err(reason) => {
+                Terms { order: plain, reach: Vec::new(), no_port: Some(reason) }
+            }
+        }
+    }
+
+    /// No loan's reset may touch a neighbour that is lent, be it to the same guest: its
+    /// vectors are mapped, and Xen could mask them no more.
+    fn with_nothing_lent(&self, port: Port) -> Result<Port, NoPort> {
+        let lent = self.loans.values().find(|loan| {
+            port.below.contains(&loan.record.device.0)
+                && matches!(
+                    loan.record.stage,
+                    Stage::Lending | Stage::Lent | Stage::Detaching
+                )
+        });
+        match lent {
+            None => Ok(port),
+            Some(loan) => Err(NoPort::InUse {
+                device: loan.record.device.0,
+                used: format!("is lent to {}", loan.record.guest_name),
+            }),
+        }
+    }
+
+    /// The device whose order, which is not answered yet, may take this one along: until it
+    /// is, this one can't be lent.
+    pub(super) fn reached_by(&self, device: Sbdf) -> Option<Sbdf> {
+        let other = self.loans.values().find(|loan| loan.reach.contains(&device));
+        other.map(|loan| loan.record.device.0)
+    }
+
     /// Arms the port above a device anew, before it may be needed.
     pub(super) fn refresh_port(
         &mut self,
@@ -137,16 +185,4 @@ impl Daemon {
             log::warn!("the port {port} above {device}: {error}");
         }
     }
-}
-
-/// What the order of a loan says about resets, and why it names no port if it doesn't.
-pub(super) fn terms(
-    port: Result<Port, NoPort>,
-    lax: bool,
-) -> (ResetTerms, Option<NoPort>) {
-    let (port, reason) = match port {
-        Ok(Port { port, .. }) => (Some(port), None),
-        Err(reason) => (None, Some(reason)),
-    };
-    (ResetTerms { port, lax, ..ResetTerms::default() }, reason)
 }

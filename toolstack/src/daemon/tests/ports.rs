@@ -108,6 +108,98 @@ fn orders_name_the_port_where_all_below_it_is_in_the_pool() {
 }
 
 #[test]
+fn no_loan_resets_what_is_lent_not_even_to_the_same_guest() {
+    for guest in ["g1", "g2"] {
+        let mut bed = Bed::new();
+        bed.give_port(&[1, 2]);
+        bed.attach("g1", 1);
+        bed.done();
+        bed.pcidom_serves = false;
+        bed.attach(guest, 2);
+        let second = bed.order(1).unwrap();
+        assert_eq!((second.phase, second.reset.port), (Phase::Prepare, None));
+        let generation = second.generation;
+        let said = format!("gen={generation} failed no reset method works");
+        bed.set("/local/domain/1/data/pcidom/loans/1", &said);
+        bed.settle();
+        let text = bed.failed();
+        assert!(text.ends_with("0000:01:00.0 is below the same port, and is lent to g1"));
+    }
+}
+
+#[test]
+fn of_two_loans_that_end_the_later_one_may_use_the_port() {
+    let mut bed = Bed::new();
+    bed.give_port(&[1, 2]);
+    for number in [1, 2] {
+        bed.attach("g1", number);
+        bed.done();
+    }
+    bed.pcidom_serves = false;
+    bed.xen.domains.get_mut(&G).unwrap().dying = true;
+    bed.fire("@releaseDomain");
+    let ending: Vec<_> = [0, 1].map(|id| bed.order(id).unwrap().reset.port).into();
+    assert_eq!(ending, [None, Some(port())]);
+}
+
+/// pcidom's word on a loan.
+fn say(bed: &mut Bed, id: u16, text: &str) {
+    super::reset::say(bed, id, text);
+}
+
+#[test]
+fn nothing_is_lent_while_the_reset_of_a_neighbour_may_take_it_along() {
+    // The neighbour's loan begins, fails or ends.
+    for word in ["ready bus", "failed no method works", "returned bus"] {
+        let ends = word.starts_with("returned");
+        let mut bed = Bed::new();
+        bed.give_port(&[1, 2]);
+        if ends {
+            bed.attach("g2", 2);
+            bed.done();
+        }
+        bed.pcidom_serves = false;
+        if ends {
+            bed.detach("g2", 2, true);
+        }
+        bed.attach("g1", 1);
+        if !ends {
+            bed.attach("g2", 2);
+        }
+        let (first, second) = if ends { (1, 0) } else { (0, 1) };
+        assert_eq!(bed.order(second).unwrap().reset.port, Some(port()));
+        say(&mut bed, first, "ready flr");
+        assert_eq!(bed.order(first).unwrap().phase, Phase::Prepare, "{word}");
+        assert!(!bed.lent_to(G, 1));
+        say(&mut bed, second, word);
+        assert_eq!(bed.order(first).unwrap().phase, Phase::Lent, "{word}");
+        assert!(bed.lent_to(G, 1));
+    }
+}
+
+#[test]
+fn a_loan_does_not_wait_for_its_neighbour_for_ever() {
+    let mut bed = Bed::new();
+    bed.give_port(&[1, 2]);
+    bed.pcidom_serves = false;
+    bed.attach("g1", 1);
+    bed.pass(20);
+    bed.attach("g2", 2);
+    say(&mut bed, 0, "ready flr");
+    // The neighbour is given up, and takes its time for that, too.
+    bed.pass(29);
+    assert_eq!(bed.order(0).unwrap().phase, Phase::Prepare);
+    bed.pass(1);
+    assert_eq!(bed.order(0).unwrap().phase, Phase::Ending);
+    say(&mut bed, 0, "returned flr");
+    let text = bed.failed();
+    assert!(
+        text.contains("0000:02:00.0 below the same port is still being reset"),
+        "{text}"
+    );
+}
+
+#[test]
 fn what_is_below_a_port_is_looked_at_for_each_order() {
     let mut bed = Bed::new();
     bed.give_port(&[1]);
