@@ -50,10 +50,10 @@ fn pcidom_text(text: &mut String, pcidom: &PcidomLine) {
         let note = note.unwrap_or_default();
         let _ = writeln!(text, "  {} {}{note}", line.device.0, line.state);
         if let Some(port) = line.port {
-            let _ = writeln!(text, "       slot and bus reset: by the port {}", port.0);
+            let _ = writeln!(text, "       bus reset: by the port {}", port.0);
         }
         if let Some(no_port) = &line.no_port {
-            let _ = writeln!(text, "       no slot or bus reset: {no_port}");
+            let _ = writeln!(text, "       no bus reset: {no_port}");
         }
     }
     if !loans.is_empty() {

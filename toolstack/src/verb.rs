@@ -135,7 +135,7 @@ pub struct PoolLine {
     pub state: String,
     /// More about that, for people.
     pub note: Option<String>,
-    /// The port by which it can have a slot or bus reset.
+    /// The port by which it can have a bus reset, and a slot reset if that has such a slot.
     #[serde(default)]
     pub port: Option<Bdf>,
     /// Why there is none, if it is no port itself.

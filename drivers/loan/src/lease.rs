@@ -122,7 +122,8 @@ pub enum LeaseRefusal {
     /// The request doesn't fit the daemon's record or the device's own tables.
     #[error("the daemon's record does not allow it, see the daemon's log")]
     NotAllowed,
-    /// Leases of this loan are mapped already: unmap first.
+    /// Leases of this loan are mapped already: unmap first. Or the device is being reset by
+    /// force: map when that is over.
     #[error("leases are still mapped: detach the device and attach it again")]
     Busy,
     /// Xen refused for another reason, which the daemon's log tells.

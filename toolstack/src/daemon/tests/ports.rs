@@ -5,6 +5,7 @@ use pcidom_loan::{Phase, ResetTerms};
 use super::bed::{Bed, G, P, POOL, device, port};
 use super::errors::status;
 use crate::fake::{Holdings, Owner};
+use crate::host::EcamRegion;
 use crate::hypervisor::errno;
 use crate::verb::{Bdf, PoolLine, Verb};
 
@@ -42,6 +43,17 @@ fn a_port_is_quarantined_and_armed_for_what_is_below_it_and_nothing_else() {
 }
 
 #[test]
+fn a_ports_config_space_may_be_read_like_any_other() {
+    let mut bed = Bed::new();
+    bed.host.ecam =
+        vec![EcamRegion { base: 0xb000_0000, segment: 0, first_bus: 0, last_bus: 255 }];
+    bed.give_port(&[1]);
+    let node = "/local/domain/1/pcidom/ecam/0000-00-02-0";
+    assert_eq!(bed.get(node), Some(0xb_0010.to_string()));
+    assert_eq!(bed.xen.of(P).pages, [0xb_0010].into());
+}
+
+#[test]
 fn status_shows_ports_and_who_can_be_reset_by_them() {
     let mut bed = Bed::new();
     bed.give_port(&[1]);
@@ -51,14 +63,11 @@ fn status_shows_ports_and_who_can_be_reset_by_them() {
     let (shown, printed) = line(&mut bed, device(1));
     let by_port = (Some(Bdf(port())), None);
     assert_eq!((shown.state.as_str(), (shown.port, shown.no_port)), ("free", by_port));
-    assert!(
-        printed.contains("slot and bus reset: by the port 0000:00:02.0"),
-        "{printed}"
-    );
+    assert!(printed.contains("       bus reset: by the port 0000:00:02.0"), "{printed}");
     let (shown, printed) = line(&mut bed, device(2));
     assert_eq!(shown.port, None);
     assert!(shown.no_port.unwrap().contains("on a root bus"));
-    assert!(printed.contains("no slot or bus reset: it is on a root bus"), "{printed}");
+    assert!(printed.contains("no bus reset: it is on a root bus"), "{printed}");
 }
 
 #[test]
