@@ -5,6 +5,7 @@ use std::time::Duration;
 use pcidom_pci::Sbdf;
 use pcidom_pci::fake::{FakeBackend, FakeFunction};
 use pcidom_pci::regs::{header, msix};
+use pcidom_pci::reset::Method;
 use pcidom_toolstack::daemon::Client;
 use pcidom_toolstack::verb::Reply;
 use pcidom_xenbus::{DomId, Pirq, XenbusState};
@@ -51,21 +52,50 @@ pub struct Scene {
     pub devices: Vec<Sbdf>,
 }
 
-/// QEMU's NVMe controller at `at`, with its BAR where no other device has one. Its line
-/// register says what dom0's pciback would: the number of its GSI.
-fn nvme(at: Sbdf, number: u32, gsi: u8) -> FakeBackend {
+/// QEMU's NVMe controller at `at`, with its BAR where no other device has one, and resets of
+/// its own as in `methods`. Its line register says what dom0's pciback would: the number of
+/// its GSI.
+fn nvme(at: Sbdf, number: u32, gsi: u8, methods: &[Method]) -> FakeBackend {
     let mut nvme = FakeFunction::builder(0x1b36, 0x0010, 0x01_0802, 2);
     nvme.subsystem(0x1af4, 0x1100)
         .put(header::INTERRUPT_LINE, &[gsi, 1])
         .memory_bar(0, 0x4000, true)
         .msix(0x40, 65, 0, 0x2000, 0, 0x3000)
-        .pcie(0x80, true)
-        .pm(0x60);
+        .pcie(0x80, methods.contains(&Method::FunctionLevel));
+    if methods.contains(&Method::PowerState) {
+        nvme.losing_pm(0x60);
+    } else {
+        nvme.pm(0x60);
+    }
+    if methods.contains(&Method::AdvancedFeatures) {
+        nvme.af(0x70);
+    }
     let address = 0xfe40_0000 + 0x1_0000 * number;
     let mut function =
         nvme.build(&[(header::bar(0), address), (header::COMMAND, 0x0002)]);
     function.set_ready_after(Duration::from_millis(20));
     FakeBackend::new(at, function)
+}
+
+/// A port, and below it one device of so many functions, controllers with these methods; the
+/// port has a hot-plug slot if that is one of them. Its number tells it from other ports.
+///
+/// # Panics
+/// If a PCI bus has no room for it.
+#[expect(clippy::expect_used, reason = "a test that asks for too much fails")]
+pub fn card(world: &World, number: u8, functions: u8, methods: &[Method]) -> Vec<Sbdf> {
+    let slot = methods.contains(&Method::Slot);
+    let bus = 0x20 + number;
+    let at = Sbdf::new(0, 0, number, 0).expect("a slot");
+    let port = FakeBackend::new(at, FakeFunction::port_like(bus, bus, slot));
+    let mut all = vec![world.xen().add_device(port, None)];
+    all.extend((0..functions).map(|n| {
+        let at = Sbdf::new(0, bus, 0, n).expect("a function");
+        let gsi = 20 + n;
+        let device = nvme(at, 0x10 * u32::from(number) + u32::from(n), gsi, methods);
+        world.xen().add_device(device, Some(Pirq(gsi.into())))
+    }));
+    all
 }
 
 /// So many controllers, by so many functions in a slot of a bus of their own.
@@ -74,7 +104,8 @@ fn nvmes(world: &World, count: u32, functions: u32) -> Vec<Sbdf> {
         let bus = u8::try_from(n / functions + 1).ok()?;
         let at = Sbdf::new(0, bus, 0, u8::try_from(n % functions).ok()?)?;
         let gsi = u8::try_from(FIRST_GSI + n % 8).ok()?;
-        Some(world.xen().add_device(nvme(at, n, gsi), Some(Pirq(gsi.into()))))
+        let nvme = nvme(at, n, gsi, &[Method::FunctionLevel]);
+        Some(world.xen().add_device(nvme, Some(Pirq(gsi.into()))))
     });
     devices.collect()
 }

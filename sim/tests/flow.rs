@@ -108,7 +108,7 @@ fn a_dead_guests_page_is_let_go_after_the_reset_and_not_before() {
 fn a_device_without_flr_is_lent_and_comes_back_quiet() {
     let mut scene = Scene::with(4, |world| {
         let at = "0000:02:00.0".parse().unwrap();
-        let mut function = FakeFunction::e1000e_like();
+        let mut function = FakeFunction::e1000e_losing_state();
         function.set_bytes(0x3c, &[17]);
         vec![world.xen().add_device(FakeBackend::new(at, function), Some(Pirq(17)))]
     });

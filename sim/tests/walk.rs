@@ -102,7 +102,7 @@ impl Bed {
     fn new(sabotage: Option<Sabotage>) -> Self {
         let at = Sbdf::new(0, 1, 0, 0).unwrap();
         let mut scene = Scene::with(1, |world| {
-            let nic = FakeBackend::new(at, FakeFunction::e1000e_like());
+            let nic = FakeBackend::new(at, FakeFunction::e1000e_losing_state());
             vec![world.xen().add_device(nic, Some(Pirq(10)))]
         });
         scene.serve();

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use pcidom_pci::function::Function;
+use pcidom_pci::reset::Method;
 use pcidom_pci::scan::ScanError;
 use pcidom_pci::{AccessError, Sbdf, VirtualBdf};
 use pcidom_script::Instant;
@@ -42,6 +43,9 @@ pub(super) struct PoolDevice {
     pub(super) function: Option<Function>,
     /// How the last scan failed, if it did.
     pub(super) failed: Option<ScanError>,
+    /// A reset of the port above, for a loan of this device or of a neighbour, and it has not
+    /// been lent since.
+    pub(super) clean: Option<(Method, Sbdf)>,
     /// When that is repeated.
     rescan: Backoff,
 }
@@ -315,14 +319,20 @@ impl<P: Platform> Machine<P> {
         }
         log::info!("{device} is in the pool");
         let rescan = Backoff::default();
-        let known = PoolDevice { at: export.at, function: None, failed: None, rescan };
+        let known = PoolDevice {
+            at: export.at,
+            function: None,
+            failed: None,
+            clean: None,
+            rescan,
+        };
         self.pool.insert(device, known);
         self.fit_windows(platform);
         self.scan(device, platform);
     }
 
     fn scan(&mut self, device: Sbdf, platform: &mut P) {
-        let steps = self.tasks.start(device, Work::Scan, platform.now());
+        let steps = self.tasks.start(device, Vec::new(), Work::Scan, platform.now());
         self.task_steps(steps, platform);
     }
 
@@ -360,9 +370,12 @@ impl<P: Platform> Machine<P> {
         self.alink.leaving.remove(&device);
         self.pool.remove(&device);
         self.fit_windows(platform);
-        self.tasks.drop_device(device);
+        let (steps, alone) = self.tasks.drop_device(device, platform.now());
         self.drop_dump(device);
-        self.bus.forget(Customer::Task(device));
+        if alone {
+            self.bus.forget(Customer::Task(device));
+        }
+        self.task_steps(steps, platform);
         self.alink_event(link::Event::Released(device), platform);
         if let Some(export) = self.alink.returning.remove(&device) {
             self.device_added(&export, platform);

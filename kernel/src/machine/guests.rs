@@ -179,7 +179,7 @@ impl<P: Platform> Machine<P> {
         let Some(guest) = self.guests.get_mut(&id) else { return };
         match action {
             Action::Config(device, access) => {
-                self.access(Customer::Guest(id), device, access, now);
+                self.guest_access(id, device, access, now);
             }
             Action::Lease(device, ask) => self.ask_lease(id, device, ask, now),
             Action::Notify => {
@@ -269,8 +269,8 @@ impl<P: Platform> Machine<P> {
                 };
                 let mut loans = self.loans.values();
                 let line = loans.any(|loan| {
-                    (loan.guest(), loan.order.device, loan.order.line)
-                        == (id, device, true)
+                    loan.is_with(id)
+                        && (loan.order.device, loan.order.line) == (device, true)
                 });
                 let function = match line {
                     true => VirtualFunction::new(function),

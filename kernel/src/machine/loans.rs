@@ -9,12 +9,11 @@
 //!
 //!   order removed, at any time: forgotten, 3
 //! ```
-//! An order to prepare a device that is not scanned waits for its scan; see
-//! [`SCAN_PATIENCE`].
+//! An order to prepare or reset a device that is not scanned waits for its scan; see
+//! [`SCAN_PATIENCE`]. How devices are reset is in `resets`.
 //!
-//! 1, 2: [`Machine::reset_ended`]. 3: [`Machine::new_orders`].
+//! 1, 2: [`Machine::report`]. 3: [`Machine::new_orders`].
 
-use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -23,11 +22,9 @@ use core::time::Duration;
 use pciback::LeaseError;
 use pciback::vbus::Placing;
 use pcidom_loan::{
-    Generation, LeaseAnswer, LeaseAsk, LoanId, LoanOrder, LoanReport, Outcome, Phase,
-    REPORT_DIR,
+    LeaseAnswer, LeaseAsk, LoanId, LoanOrder, LoanReport, Outcome, Phase, REPORT_DIR,
 };
 use pcidom_pci::Sbdf;
-use pcidom_pci::reset::{Done, Failed};
 use pcidom_script::Instant;
 use pcidom_xenbus::{DomId, Pirq};
 use vecmap::VecMap;
@@ -36,7 +33,7 @@ use super::Machine;
 use super::jobs;
 use super::leases::{LeaseClient, LeaseStep, NoLease};
 use super::report::device_text;
-use super::tasks::Work;
+use super::resets::Attempt;
 use super::trace::Trace;
 use crate::platform::Platform;
 
@@ -53,11 +50,29 @@ pub(super) struct Loan {
     over: bool,
     /// It waits until the device is scanned, and no longer than this.
     scan_until: Option<Instant>,
+    /// The device was reported ready: the daemon gives it to the guest, or has done so.
+    given: bool,
+    /// The reset that was ordered last.
+    pub(super) attempt: Attempt,
 }
 
 impl Loan {
     pub(super) const fn guest(&self) -> DomId {
         DomId(self.order.guest)
+    }
+
+    /// It is a loan to this guest, and no mere reset.
+    pub(super) fn is_with(&self, guest: DomId) -> bool {
+        self.guest() == guest && self.order.phase != Phase::Reset
+    }
+
+    /// The guest has the device or is about to get it.
+    pub(super) fn is_lent(&self) -> bool {
+        match self.order.phase {
+            Phase::Prepare => self.given,
+            Phase::Lent => true,
+            Phase::Ending | Phase::Reset => false,
+        }
     }
 }
 
@@ -85,7 +100,14 @@ impl<P: Platform> Machine<P> {
                 continue;
             }
             let lease = LeaseClient::new(order.generation);
-            let fresh = Loan { order: *order, lease, over: false, scan_until: None };
+            let fresh = Loan {
+                order: *order,
+                lease,
+                over: false,
+                scan_until: None,
+                given: false,
+                attempt: Attempt::default(),
+            };
             let loan = self.loans.entry(*id).or_insert(fresh);
             (loan.order, loan.scan_until) = (*order, None);
             self.obey(*id, *order, platform);
@@ -95,6 +117,9 @@ impl<P: Platform> Machine<P> {
     fn obey(&mut self, id: LoanId, order: LoanOrder, platform: &mut P) {
         let (guest, device) = (DomId(order.guest), order.device);
         self.trace.keep(platform.now(), Trace::Phase(id, order.phase, device));
+        if matches!(order.phase, Phase::Lent | Phase::Ending) {
+            self.not_clean(device);
+        }
         match order.phase {
             Phase::Prepare => {
                 log::info!("loan {id}: {device} is wanted for domain {guest}");
@@ -124,20 +149,26 @@ impl<P: Platform> Machine<P> {
     }
 
     fn reset(&mut self, id: LoanId, order: LoanOrder, platform: &mut P) {
-        let known = self.pool.get(&order.device);
-        let Some(function) = known.and_then(|known| known.function.clone()) else {
-            if order.phase == Phase::Prepare
-                && let Some(loan) = self.loans.get_mut(&id)
-            {
-                loan.scan_until = Some(platform.now().after(SCAN_PATIENCE));
-                return self.scan_at_once(order.device, platform);
+        let device = order.device;
+        let function = self.pool.get(&device).and_then(|known| known.function.as_ref());
+        match function.map(|function| function.is_bridge()) {
+            Some(false) => self.begin_reset(id, platform),
+            Some(true) => {
+                let text = format!(
+                    "{device} is a port or bridge: it is there to reset what is below it"
+                );
+                self.report(id, Err(text), platform);
             }
-            return self.fail_unscanned(id, order, platform);
-        };
-        let (generation, function) = (order.generation, Box::new(function));
-        let work = Work::Reset { loan: id, generation, function };
-        let steps = self.tasks.start(order.device, work, platform.now());
-        self.task_steps(steps, platform);
+            None if order.phase == Phase::Ending => {
+                self.fail_unscanned(id, order, platform);
+            }
+            None => {
+                if let Some(loan) = self.loans.get_mut(&id) {
+                    loan.scan_until = Some(platform.now().after(SCAN_PATIENCE));
+                }
+                self.scan_at_once(device, platform);
+            }
+        }
     }
 
     fn fail_unscanned(&mut self, id: LoanId, order: LoanOrder, platform: &mut P) {
@@ -146,7 +177,7 @@ impl<P: Platform> Machine<P> {
             Some(known) => device_text(device, known, false),
             None => format!("{device} is not in the pool of this pcidom"),
         };
-        self.report(id, order.generation, Err(text), platform);
+        self.report(id, Err(text), platform);
     }
 
     /// A device is scanned: the loan that waited for that goes on. A device has one.
@@ -161,41 +192,28 @@ impl<P: Platform> Machine<P> {
         }
     }
 
-    /// A reset for a loan has ended.
-    pub(super) fn reset_ended(
+    /// Tells the daemon how a reset for a loan has ended.
+    pub(super) fn report(
         &mut self,
         id: LoanId,
-        generation: Generation,
-        result: Result<Done, Box<Failed>>,
-        platform: &mut P,
-    ) {
-        let quiet = || "no reset, made quiet only".into();
-        let text = |done: Done| done.method.map_or_else(quiet, |m| m.to_string());
-        let result = result.map(text).map_err(|error| error.to_string());
-        self.report(id, generation, result, platform);
-    }
-
-    fn report(
-        &mut self,
-        id: LoanId,
-        generation: Generation,
         result: Result<String, String>,
         platform: &mut P,
     ) {
         let Some(loan) = self.loans.get_mut(&id) else { return };
-        if loan.order.generation != generation {
-            return;
-        }
+        let generation = loan.order.generation;
+        loan.given = result.is_ok();
         let (guest, device, phase) = (loan.guest(), loan.order.device, loan.order.phase);
         self.trace.keep(platform.now(), Trace::Reset(device, result.is_ok()));
         match &result {
             Ok(method) => log::info!("loan {id}: {device} reset: {method}"),
             Err(reason) => log::error!("loan {id}: {device} not reset: {reason}"),
         }
-        if phase == Phase::Ending {
+        if matches!(phase, Phase::Ending | Phase::Reset) {
             loan.over = true;
             self.device_is_unused(device, platform);
-            let mut others = self.loans.values().filter(|other| other.guest() == guest);
+        }
+        if phase == Phase::Ending {
+            let mut others = self.loans.values().filter(|other| other.is_with(guest));
             if others.all(|other| other.over) {
                 self.release_dead(guest, platform);
             }
@@ -230,9 +248,10 @@ impl<P: Platform> Machine<P> {
         self.store.run(move |store| jobs::remove(store, paths.into()));
     }
 
-    /// Whether a loan stands between `device` and its leaving the pool.
+    /// Whether a loan or a reset stands between `device` and its leaving the pool.
     pub(super) fn is_in_use(&self, device: Sbdf) -> bool {
         self.loans.values().any(|loan| loan.order.device == device && !loan.over)
+            || self.tasks.is_resetting(device)
     }
 
     /// A guest's server asks for leases.

@@ -7,6 +7,7 @@
 //! | `windows` | config space that is read without dom0 |
 //! | `tasks` | scans and resets of pool devices |
 //! | `loans`, `leases`, `waits` | what the daemon orders, pirqs asked of it, how long that took |
+//! | `resets` | which way a device is reset, and which rules forbid it |
 //! | `guests`, `storm` | the backend of each guest |
 //! | `chain`, `jobs` | XenStore work |
 //! | `backoff` | when to try again |
@@ -25,6 +26,7 @@ mod leases;
 mod loans;
 mod monitor;
 mod report;
+mod resets;
 mod stop;
 mod storm;
 mod tasks;
@@ -104,6 +106,8 @@ pub struct Machine<P: Platform> {
     ready: bool,
     halt: Option<Halt>,
     stop: Stop,
+    /// How many resets were begun.
+    tickets: u32,
 }
 
 impl<P: Platform> Machine<P> {
@@ -129,6 +133,7 @@ impl<P: Platform> Machine<P> {
             ready: false,
             halt: None,
             stop: Stop::default(),
+            tickets: 0,
         };
         machine.store.run(jobs::start);
         machine.pump(platform);
@@ -297,14 +302,22 @@ impl<P: Platform> Machine<P> {
     }
 
     /// Carries out a guest's read at once where there is a window, and lets any other
-    /// access wait for its turn on the A-link.
-    fn access(&mut self, customer: Customer, device: Sbdf, access: Access, now: Instant) {
-        if let (Customer::Guest(_), Access::Read(register)) = (customer, access)
+    /// access wait for its turn on the A-link. What is being reset is out of its reach.
+    fn guest_access(&mut self, guest: DomId, device: Sbdf, access: Access, now: Instant) {
+        let customer = Customer::Guest(guest);
+        if self.tasks.is_resetting(device) {
+            let busy = Err(AccessError::LinkDown);
+            self.access_answers.push_back((customer, busy));
+        } else if let Access::Read(register) = access
             && let Some(value) = self.windows.read(device, register)
         {
             self.access_answers.push_back((customer, Ok(value)));
-            return;
+        } else {
+            self.access(customer, device, access, now);
         }
+    }
+
+    fn access(&mut self, customer: Customer, device: Sbdf, access: Access, now: Instant) {
         match self.pool.get(&device).and_then(|known| known.at) {
             Some(at) => self.bus.push(customer, at, access, now),
             None => self.access_answers.push_back((customer, Err(AccessError::NoDevice))),
@@ -329,15 +342,26 @@ impl<P: Platform> Machine<P> {
     fn task_steps(&mut self, steps: Vec<TaskStep>, platform: &mut P) {
         for step in steps {
             match step {
-                TaskStep::Access(device, access) => {
-                    let now = platform.now();
-                    self.access(Customer::Task(device), device, access, now);
+                TaskStep::Access(task, device, access) => {
+                    self.access(Customer::Task(task), device, access, platform.now());
+                }
+                TaskStep::Look(task, device, register) => {
+                    let customer = Customer::Task(task);
+                    if let Some(value) = self.windows.read(device, register) {
+                        self.access_answers.push_back((customer, Ok(value)));
+                    } else {
+                        let access = Access::Read(register);
+                        self.access(customer, device, access, platform.now());
+                    }
+                }
+                TaskStep::Turn(device, ticket) => {
+                    self.reset_turn(device, ticket, platform);
                 }
                 TaskStep::Ended(Ended::Scanned(device, result)) => {
                     self.scanned(device, result.map(|function| *function), platform);
                 }
-                TaskStep::Ended(Ended::Reset(loan, generation, result)) => {
-                    self.reset_ended(loan, generation, result, platform);
+                TaskStep::Ended(Ended::Reset(reset)) => {
+                    self.reset_ended(*reset, platform);
                 }
                 TaskStep::Ended(Ended::Read(device, words)) => {
                     self.dump_read(device, words, platform);

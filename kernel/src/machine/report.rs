@@ -80,9 +80,8 @@ impl<P: Platform> Machine<P> {
     /// they change.
     fn held(&self, guest: DomId, status: &FunctionStatus) -> Option<(String, String)> {
         let mut loans = self.loans.iter();
-        let (id, loan) = loans.find(|(_, loan)| {
-            loan.guest() == guest && loan.order.device == status.sbdf
-        })?;
+        let (id, loan) = loans
+            .find(|(_, loan)| loan.is_with(guest) && loan.order.device == status.sbdf)?;
         let (generation, sequence) = loan.lease.settled()?;
         if status.mode == Mode::Between {
             return None;

@@ -1,27 +1,31 @@
 //! Procedures that run on pool devices: scans, resets, and reads for the monitor.
 //!
-//! A device has one procedure at a time; another one waits until it has ended. They run
-//! access by access between those of guests, so nobody is held up by a reset's waits.
+//! A procedure holds the devices that it works on, and a device is held by one at a time. One
+//! that needs several (a reset of everything below a port) gets all of them at once, in its
+//! turn: nobody who came later and wants any of them goes first. Every procedure ends, so
+//! every turn comes. They run access by access between those of guests, so nobody is held up
+//! by a reset's waits.
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use pcidom_loan::{Generation, LoanId};
 use pcidom_pci::function::Function;
-use pcidom_pci::reset::{self, Done, Failed, Method, Plan};
+use pcidom_pci::reset::{self, Done, Failed, Plan};
 use pcidom_pci::scan::{self, ScanError};
-use pcidom_pci::{Access, AccessError, Answer, Config, Question, Sbdf};
+use pcidom_pci::{Access, AccessError, Answer, Config, Question, Register, Sbdf};
 use pcidom_script::{Instant, Progress, Script};
 use vecmap::VecMap;
 
+use super::resets::Ticket;
+
 /// What to run on a device.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Work {
     /// Find out what it is.
     Scan,
-    /// Reset it, for this phase of this loan.
-    Reset { loan: LoanId, generation: Generation, function: Box<Function> },
+    /// Reset it for a loan. What is done is decided in its turn, by what is so then.
+    Reset(Ticket),
     /// Read so many double words, for the monitor. Few at a time: a reset waits for them.
     Read { from: u16, count: u16 },
 }
@@ -30,45 +34,80 @@ pub(super) enum Work {
 #[derive(Debug)]
 pub(super) enum Ended {
     Scanned(Sbdf, Result<Box<Function>, ScanError>),
-    Reset(LoanId, Generation, Result<Done, Box<Failed>>),
+    Reset(Box<Reset>),
     Read(Sbdf, Result<Vec<u32>, AccessError>),
 }
 
-/// What the event loop does next for a task.
+/// A reset that has ended.
+#[derive(Debug)]
+pub(super) struct Reset {
+    /// What it was for.
+    pub(super) ticket: Ticket,
+    /// What was planned.
+    pub(super) plan: Plan,
+    /// When it began.
+    pub(super) since: Instant,
+    /// How it went.
+    pub(super) result: Result<Done, Box<Failed>>,
+}
+
+/// What the event loop does next for a task, which is named by its device.
 #[derive(Debug)]
 pub(super) enum TaskStep {
-    Access(Sbdf, Access),
+    /// An access to a device that it holds.
+    Access(Sbdf, Sbdf, Access),
+    /// A read past dom0, if that is possible.
+    Look(Sbdf, Sbdf, Register),
+    /// It is the turn of this reset: [`Tasks::begin`] or [`Tasks::give_up`].
+    Turn(Sbdf, Ticket),
     Ended(Ended),
 }
 
 type Procedure = Script<Question, Answer, Ended>;
 
+/// What waits for its turn.
+#[derive(Debug)]
+struct Job {
+    device: Sbdf,
+    holds: Vec<Sbdf>,
+    work: Work,
+}
+
+/// What has its turn.
+#[derive(Debug)]
+struct Turn {
+    /// `None` while it is decided what to do.
+    procedure: Option<Procedure>,
+    holds: Vec<Sbdf>,
+    resets: bool,
+}
+
 /// All procedures that run or wait.
 #[derive(Debug, Default)]
 pub(super) struct Tasks {
-    running: VecMap<Sbdf, Procedure>,
-    waiting: VecDeque<(Sbdf, Work)>,
+    running: VecMap<Sbdf, Turn>,
+    waiting: VecDeque<Job>,
     timers: Vec<(Instant, Sbdf)>,
 }
 
 impl Tasks {
-    /// Runs `work` on `device` as soon as nothing else runs there.
+    /// Runs `work` on `device` as soon as nobody else holds it or any of `others`.
     pub(super) fn start(
         &mut self,
         device: Sbdf,
+        others: Vec<Sbdf>,
         work: Work,
         now: Instant,
     ) -> Vec<TaskStep> {
+        let mut holds = others;
+        holds.push(device);
+        self.waiting.push_back(Job { device, holds, work });
         let mut steps = Vec::new();
-        if self.is_busy(device) {
-            self.waiting.push_back((device, work));
-        } else {
-            self.run(device, work, now, &mut steps);
-        }
+        self.next(now, &mut steps);
         steps
     }
 
-    /// The access that the device's procedure asked for has ended.
+    /// The access that the task asked for has ended.
     pub(super) fn answer(
         &mut self,
         device: Sbdf,
@@ -76,7 +115,8 @@ impl Tasks {
         now: Instant,
     ) -> Vec<TaskStep> {
         let mut steps = Vec::new();
-        if let Some(procedure) = self.running.remove(&device) {
+        let turn = self.running.get_mut(&device);
+        if let Some(procedure) = turn.and_then(|turn| turn.procedure.take()) {
             self.advance(device, procedure.resume(answer), now, &mut steps);
         }
         steps
@@ -94,38 +134,98 @@ impl Tasks {
         steps
     }
 
-    /// Drops what runs or waits for a device that is gone.
-    pub(super) fn drop_device(&mut self, device: Sbdf) {
-        self.running.remove(&device);
-        self.waiting.retain(|(of, _)| *of != device);
-        self.timers.retain(|(_, of)| *of != device);
+    /// Drops what runs or waits for a device that is gone. Returns what follows, and whether
+    /// no access of it is to be waited for. A reset that holds others too goes on: it must
+    /// not leave those in the middle of it.
+    pub(super) fn drop_device(
+        &mut self,
+        device: Sbdf,
+        now: Instant,
+    ) -> (Vec<TaskStep>, bool) {
+        self.waiting.retain(|job| job.device != device);
+        let alone = self.running.get(&device).is_none_or(|turn| turn.holds.len() == 1);
+        if alone {
+            self.running.remove(&device);
+            self.timers.retain(|(_, of)| *of != device);
+        }
+        let mut steps = Vec::new();
+        self.next(now, &mut steps);
+        (steps, alone)
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.timers.iter().map(|(until, _)| *until).min()
     }
 
-    fn is_busy(&self, device: Sbdf) -> bool {
-        self.running.contains_key(&device)
+    /// Whether a reset holds the device now.
+    pub(super) fn is_resetting(&self, device: Sbdf) -> bool {
+        self.running.values().any(|turn| turn.resets && turn.holds.contains(&device))
+    }
+
+    /// Whether the task of `device` holds `other`.
+    pub(super) fn holds(&self, device: Sbdf, other: Sbdf) -> bool {
+        self.running.get(&device).is_some_and(|turn| turn.holds.contains(&other))
+    }
+
+    /// The reset whose turn it is does this.
+    pub(super) fn begin(
+        &mut self,
+        device: Sbdf,
+        ticket: Ticket,
+        plan: Plan,
+        now: Instant,
+    ) -> Vec<TaskStep> {
+        let mut steps = Vec::new();
+        let progress = Script::start(async move |asker| {
+            let config = Config::new(asker, device);
+            let result = reset::reset(&config, &plan).await;
+            Ended::Reset(Box::new(Reset { ticket, plan, since: now, result }))
+        });
+        self.advance(device, progress, now, &mut steps);
+        steps
+    }
+
+    /// The reset whose turn it is does nothing.
+    pub(super) fn give_up(&mut self, device: Sbdf, now: Instant) -> Vec<TaskStep> {
+        let mut steps = Vec::new();
+        self.running.remove(&device);
+        self.next(now, &mut steps);
+        steps
+    }
+
+    /// Gives everybody a turn whose devices nobody holds and nobody wanted before him.
+    fn next(&mut self, now: Instant, steps: &mut Vec<TaskStep>) {
+        let held = self.running.values().flat_map(|turn| &turn.holds).copied();
+        let mut held: Vec<Sbdf> = held.collect();
+        let mut turns = Vec::new();
+        for job in core::mem::take(&mut self.waiting) {
+            let free = !job.holds.iter().any(|device| held.contains(device));
+            held.extend_from_slice(&job.holds);
+            if free {
+                let Job { device, holds, work } = job;
+                let resets = matches!(work, Work::Reset(_));
+                self.running.insert(device, Turn { procedure: None, holds, resets });
+                turns.push((device, work));
+            } else {
+                self.waiting.push_back(job);
+            }
+        }
+        for (device, work) in turns {
+            self.run(device, work, now, steps);
+        }
     }
 
     fn run(&mut self, device: Sbdf, work: Work, now: Instant, steps: &mut Vec<TaskStep>) {
+        if let Work::Reset(ticket) = work {
+            steps.push(TaskStep::Turn(device, ticket));
+            return;
+        }
         let progress = Script::start(async move |asker| {
             let config = Config::new(asker, device);
-            match work {
-                Work::Scan => {
-                    Ended::Scanned(device, scan::scan(&config).await.map(Box::new))
-                }
-                Work::Reset { loan, generation, function } => {
-                    let methods = Method::ALL.into_iter().filter(|m| m.is_in(&function));
-                    let methods = methods.collect();
-                    let plan =
-                        Plan { methods, functions: [*function].into(), port: None };
-                    Ended::Reset(loan, generation, reset::reset(&config, &plan).await)
-                }
-                Work::Read { from, count } => {
-                    Ended::Read(device, read(&config, from, count).await)
-                }
+            if let Work::Read { from, count } = work {
+                Ended::Read(device, read(&config, from, count).await)
+            } else {
+                Ended::Scanned(device, scan::scan(&config).await.map(Box::new))
             }
         });
         self.advance(device, progress, now, steps);
@@ -138,28 +238,27 @@ impl Tasks {
         now: Instant,
         steps: &mut Vec<TaskStep>,
     ) {
-        match progress {
-            Progress::Asks(Question::Access(target, access), procedure) => {
-                self.running.insert(device, procedure);
-                debug_assert_eq!(target, device, "a task works on its own device");
-                steps.push(TaskStep::Access(device, access));
-            }
-            Progress::Asks(Question::Look(target, register), procedure) => {
-                self.running.insert(device, procedure);
-                debug_assert_eq!(target, device, "a task works on its own device");
-                steps.push(TaskStep::Access(device, Access::Read(register)));
-            }
-            Progress::Asks(Question::Wait(duration), procedure) => {
-                self.running.insert(device, procedure);
-                self.timers.push((now.after(duration), device));
-            }
+        let (question, procedure) = match progress {
+            Progress::Asks(question, procedure) => (question, procedure),
             Progress::Done(ended) => {
+                self.running.remove(&device);
                 steps.push(TaskStep::Ended(ended));
-                let next = self.waiting.iter().position(|(of, _)| *of == device);
-                if let Some((_, work)) = next.and_then(|at| self.waiting.remove(at)) {
-                    self.run(device, work, now, steps);
-                }
+                return self.next(now, steps);
             }
+        };
+        if let Some(turn) = self.running.get_mut(&device) {
+            turn.procedure = Some(procedure);
+        }
+        match question {
+            Question::Access(target, access) => {
+                debug_assert!(self.holds(device, target), "a task keeps to its own");
+                steps.push(TaskStep::Access(device, target, access));
+            }
+            Question::Look(target, register) => {
+                debug_assert!(self.holds(device, target), "a task keeps to its own");
+                steps.push(TaskStep::Look(device, target, register));
+            }
+            Question::Wait(duration) => self.timers.push((now.after(duration), device)),
         }
     }
 }
@@ -170,4 +269,75 @@ async fn read(config: &Config, from: u16, count: u16) -> Result<Vec<u32>, Access
         words.push(config.read32(from.saturating_add(4 * n)).await?);
     }
     Ok(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+    use core::time::Duration;
+
+    use super::{Ended, TaskStep, Tasks, Work};
+    use pcidom_pci::Sbdf;
+    use pcidom_script::Instant;
+
+    fn at(bus: u8) -> Sbdf {
+        Sbdf::new(0, bus, 0, 0).unwrap()
+    }
+
+    fn start(tasks: &mut Tasks, device: u8, others: &[u8]) -> Vec<Sbdf> {
+        let others = others.iter().map(|bus| at(*bus)).collect();
+        let work = Work::Read { from: 0, count: 1 };
+        let steps = tasks.start(at(device), others, work, Instant::default());
+        asked(steps)
+    }
+
+    /// Whose accesses these steps are.
+    fn asked(steps: Vec<TaskStep>) -> Vec<Sbdf> {
+        let of = |step| match step {
+            TaskStep::Access(task, ..) => Some(task),
+            _ => None,
+        };
+        steps.into_iter().filter_map(of).collect()
+    }
+
+    fn end(tasks: &mut Tasks, device: u8) -> Vec<Sbdf> {
+        let steps = tasks.answer(at(device), Ok(0), Instant::default());
+        let first = steps.first();
+        assert!(
+            matches!(first, Some(TaskStep::Ended(Ended::Read(of, _))) if *of == at(device))
+        );
+        asked(steps)
+    }
+
+    #[test]
+    fn who_needs_several_devices_gets_all_at_once_and_nobody_overtakes_him() {
+        let mut tasks = Tasks::default();
+        assert_eq!(start(&mut tasks, 1, &[]), [at(1)]);
+        // Waits for 1; 2 is free now, and is kept for him.
+        assert_eq!(start(&mut tasks, 3, &[1, 2]), []);
+        assert_eq!(start(&mut tasks, 2, &[]), []);
+        // What he does not need is nobody's business.
+        assert_eq!(start(&mut tasks, 4, &[]), [at(4)]);
+        assert_eq!(start(&mut tasks, 1, &[]), []);
+        assert_eq!(end(&mut tasks, 1), [at(3)]);
+        assert!(tasks.holds(at(3), at(1)) && tasks.holds(at(3), at(2)));
+        assert!(!tasks.is_resetting(at(1)), "it only reads");
+        assert_eq!(end(&mut tasks, 4), []);
+        assert_eq!(end(&mut tasks, 3), [at(2), at(1)]);
+    }
+
+    #[test]
+    fn a_device_that_is_gone_lets_others_go_on_but_what_holds_more_is_not_cut_off() {
+        let (mut tasks, now) = (Tasks::default(), Instant::default());
+        assert_eq!(start(&mut tasks, 1, &[]), [at(1)]);
+        assert_eq!(start(&mut tasks, 2, &[1]), []);
+        let (steps, alone) = tasks.drop_device(at(1), now);
+        assert!(alone);
+        assert_eq!(asked(steps), [at(2)]);
+        let (steps, alone) = tasks.drop_device(at(2), now);
+        assert!(!alone && steps.is_empty());
+        assert_eq!(end(&mut tasks, 2), []);
+        assert_eq!(tasks.tick(now.after(Duration::from_secs(1))).len(), 0);
+        assert_eq!(start(&mut tasks, 2, &[]), [at(2)]);
+    }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use pcidom_pci::fake::FakeBackend;
+use pcidom_pci::fake::{FakeBackend, spread_bus_resets};
 use pcidom_pci::regs::{command, header, msix};
 use pcidom_pci::{BarKind, Function, Sbdf, ScanError, scan};
 use pcidom_script::Instant;
@@ -96,18 +96,26 @@ impl Xen {
         let now = self.now();
         let (result, reset) = {
             let mut state = self.state_mut();
-            let device = state.devices.get_mut(&sbdf)?;
-            device.backend.elapse(now.since(device.elapsed_to));
-            device.elapsed_to = now;
-            let before = device.backend.hardware().resets();
-            let result = act(&mut device.backend);
-            (result, device.backend.hardware().resets() != before)
+            for device in state.devices.values_mut() {
+                device.backend.elapse(now.since(device.elapsed_to));
+                device.elapsed_to = now;
+            }
+            let resets = |device: &Device| device.backend.hardware().resets();
+            let before: Vec<u32> = state.devices.values().map(resets).collect();
+            let result = act(&mut state.devices.get_mut(&sbdf)?.backend);
+            // What a port does, all below it feel.
+            let backends = state.devices.values_mut().map(|device| &mut device.backend);
+            spread_bus_resets(&mut backends.collect::<Vec<_>>());
+            let changed = state.devices.iter().zip(before);
+            let changed = changed.filter(|((_, device), old)| resets(device) != *old);
+            let reset: Vec<Sbdf> = changed.map(|((device, _), _)| *device).collect();
+            (result, reset)
         };
-        if reset {
-            self.note(Deed::Reset { device: sbdf });
-            let live = self.vectors_of(sbdf);
+        for device in reset {
+            self.note(Deed::Reset { device });
+            let live = self.vectors_of(device);
             if hand == Hand::Frontend && !live.is_empty() {
-                self.violation(format!("{sbdf} was reset while {live:?} were mapped"));
+                self.violation(format!("{device} was reset while {live:?} were mapped"));
             }
         }
         Some(result)

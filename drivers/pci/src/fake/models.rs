@@ -16,8 +16,18 @@ impl FakeFunction {
         nvme.build(&[(0x10, 0xfe40_0000), (0x14, 0), (0x04, 0x0002)])
     }
 
-    /// QEMU's e1000e: three memory BARs, an I/O BAR, a ROM, MSI and MSI-X, no FLR.
+    /// QEMU's e1000e: three memory BARs, an I/O BAR, a ROM, MSI and MSI-X, and nothing
+    /// that resets it.
     pub fn e1000e_like() -> Self {
+        Self::nic(|nic| nic.pm(0xc8))
+    }
+
+    /// The same, but it loses its state in D3hot.
+    pub fn e1000e_losing_state() -> Self {
+        Self::nic(|nic| nic.losing_pm(0xc8))
+    }
+
+    fn nic(pm: impl FnOnce(&mut Builder) -> &mut Builder) -> Self {
         let mut nic = Self::builder(0x8086, 0x10d3, 0x02_0000, 0);
         nic.subsystem(0x8086, 0x0000)
             .put(0x3c, &[0x0a, 0x01])
@@ -25,8 +35,8 @@ impl FakeFunction {
             .memory_bar(1, 0x2_0000, false)
             .io_bar(2, 0x20)
             .memory_bar(3, 0x4000, false)
-            .rom(0x4_0000)
-            .pm(0xc8)
+            .rom(0x4_0000);
+        pm(&mut nic)
             // 64-bit, one vector, no masking.
             .capability(
                 0xd0,

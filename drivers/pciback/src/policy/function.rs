@@ -136,6 +136,13 @@ impl VirtualFunction {
         self.addresses.iter_mut().for_each(AddressRegister::settle);
     }
 
+    /// The hardware was reset: nothing that the guest or we had set in it is left.
+    pub(crate) fn forget_reset(&mut self) {
+        self.forget_guest();
+        self.sent_command = None;
+        self.interrupts = Interrupts::new();
+    }
+
     /// Whether the hardware may start DMA, as far as we know.
     pub(crate) fn may_master(&self) -> bool {
         self.sent_command.is_none_or(|sent| sent & command::BUS_MASTER != 0)

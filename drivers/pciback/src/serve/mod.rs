@@ -157,6 +157,14 @@ impl Server {
         self.mark_multifunction();
     }
 
+    /// `sbdf` was reset while it is lent, and the daemon has unmapped its leases before: what
+    /// the guest had set in it is gone.
+    pub fn was_reset(&mut self, sbdf: Sbdf) {
+        for served in self.functions.iter().filter(|s| s.function.sbdf() == sbdf) {
+            served.function.with(VirtualFunction::forget_reset);
+        }
+    }
+
     /// Takes `sbdf` off the link while its loan goes on: absent for the guest at once, then
     /// interrupts off, bus mastering off, leases unmapped; [`Action::Withdrawn`] at the end.
     pub fn withdraw(&mut self, sbdf: Sbdf, out: &mut Vec<Action>) {

@@ -74,7 +74,7 @@ impl<P: Platform> Machine<P> {
         let device = dump.function.sbdf;
         let from = u16::try_from(dump.bytes.len()).unwrap_or(u16::MAX);
         let work = Work::Read { from, count: WORDS };
-        let steps = self.tasks.start(device, work, platform.now());
+        let steps = self.tasks.start(device, Vec::new(), work, platform.now());
         self.task_steps(steps, platform);
     }
 
