@@ -3,7 +3,6 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::time::Duration;
 
 use pciback::link::{self, BackEntries, FrontKeys};
 use pciback::serve::Action;
@@ -19,6 +18,7 @@ use super::bus::Customer;
 use super::chain::{Chain, LinkDone, LinkId, LinkJob};
 use super::jobs;
 use super::storm::Storm;
+use super::talk::Talk;
 use super::trace::{Op, Trace};
 use super::waits::Waits;
 use crate::platform::Platform;
@@ -36,13 +36,9 @@ pub(super) struct Guest<P: Platform> {
     pub(super) waits: Waits,
     /// Why the last enable of an interrupt failed, for `status`.
     pub(super) trouble: Option<String>,
-    /// Until when no other reason is logged.
-    quiet_until: Instant,
+    /// What it may cause to be logged.
+    talk: Talk,
 }
-
-/// A guest is the cause of one line in this time: it can make up reasons without end, and the
-/// log ends up on dom0's disk. `status` has the last one always.
-const LOG_PAUSE: Duration = Duration::from_secs(1);
 
 impl<P: Platform> Machine<P> {
     /// A device is lent to `guest`: its link is made if this is the first.
@@ -57,7 +53,7 @@ impl<P: Platform> Machine<P> {
                 storm: Storm::default(),
                 waits: Waits::default(),
                 trouble: None,
-                quiet_until: Instant::default(),
+                talk: Talk::new(platform.now()),
             });
             self.store.run(move |store| jobs::watch_guest(store, guest));
         }
@@ -202,8 +198,7 @@ impl<P: Platform> Machine<P> {
                 let text = format!("{device}: {trouble}");
                 // The same reason again is no news.
                 if guest.trouble.as_ref() != Some(&text) {
-                    if guest.quiet_until <= now {
-                        guest.quiet_until = now.after(LOG_PAUSE);
+                    if guest.talk.may(now) {
                         log::warn!("domain {id}: {text}");
                     }
                     guest.trouble = Some(text);
@@ -213,6 +208,10 @@ impl<P: Platform> Machine<P> {
                 log::info!("domain {id}: {device} taken off the link");
             }
         }
+    }
+
+    fn may_log(&mut self, guest: DomId, now: Instant) -> bool {
+        self.guests.get_mut(&guest).is_none_or(|known| known.talk.may(now))
     }
 
     fn guest_event(&mut self, guest: DomId, event: link::Event, platform: &mut P) {
@@ -228,8 +227,11 @@ impl<P: Platform> Machine<P> {
             link::Action::ReadFront => self.read_guest_front(id),
             link::Action::ReadBack => self.read_guest_back(id),
             link::Action::SetState(state) => {
-                self.trace.keep(platform.now(), Trace::Link(Some(id), state));
-                log::info!("domain {id}: link goes to state {state}");
+                let now = platform.now();
+                self.trace.keep(now, Trace::Link(Some(id), state));
+                if self.may_log(id, now) {
+                    log::info!("domain {id}: link goes to state {state}");
+                }
                 self.guest_job(id, LinkJob::SetState { dir: back(), state });
             }
             link::Action::Write(nodes) => {
@@ -242,7 +244,9 @@ impl<P: Platform> Machine<P> {
                 );
             }
             link::Action::Error(text) => {
-                log::error!("domain {id}: {text}");
+                if self.may_log(id, platform.now()) {
+                    log::error!("domain {id}: {text}");
+                }
                 let node = format!("error/backend/pci/{id}/0/error");
                 self.guest_job(
                     id,

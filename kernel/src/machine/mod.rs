@@ -8,7 +8,7 @@
 //! | `tasks` | scans and resets of pool devices |
 //! | `loans`, `leases`, `waits` | what the daemon orders, pirqs asked of it, how long that took |
 //! | `resets` | which way a device is reset, and which rules forbid it |
-//! | `guests`, `storm` | the backend of each guest |
+//! | `guests`, `storm`, `talk` | the backend of each guest, and what it may cost |
 //! | `chain`, `jobs` | XenStore work |
 //! | `backoff` | when to try again |
 //! | `stop` | the end of the domain: loans first |
@@ -29,6 +29,7 @@ mod report;
 mod resets;
 mod stop;
 mod storm;
+mod talk;
 mod tasks;
 pub mod trace;
 mod waits;
