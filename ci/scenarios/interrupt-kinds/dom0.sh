@@ -13,10 +13,10 @@ carries() {
 line_of() { cat "/sys/bus/pci/devices/$1/irq"; }
 
 step "boot pcidom with the devices in its pool"
-assignable "$disk0" "$disk1" "$net0" "$net1" "$card0" "$sata0"
+assignable "$disk0" "$disk1" "$net0" "$net0_port" "$net1" "$net1_port" "$card0" "$card0_port" "$sata0" "$sata0_port"
 check "$disk1 and $net1 have the same line" [ "$(line_of "$disk1")" = "$(line_of "$net1")" ]
 start_daemon
-start_pcidom "$disk0" "$disk1" "$net0" "$net1" "$card0" "$sata0"
+start_pcidom "$disk0" "$disk1" "$net0" "$net0_port" "$net1" "$net1_port" "$card0" "$card0_port" "$sata0" "$sata0_port"
 
 step "a drive by MSI-X, a disk by MSI, a card by MSI-X and INTx"
 create_guest g1 --paused --script guest.sh

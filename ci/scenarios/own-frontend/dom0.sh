@@ -30,9 +30,9 @@ answers_are_expected() {
 }
 
 step "boot pcidom, and the frontend in place of Linux"
-assignable "$disk0" "$net0"
+assignable "$disk0" "$net0" "$net0_port"
 start_daemon
-start_pcidom "$disk0" "$net0"
+start_pcidom "$disk0" "$net0" "$net0_port"
 create_front front
 attach front "$disk0"
 attach front "$net0"

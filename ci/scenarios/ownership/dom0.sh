@@ -1,17 +1,17 @@
 # nobody_owns WHEN: both devices are in quarantine, and pcidom may do nothing with them.
 nobody_owns() {
-    for device in "$disk0" "$net0"; do
+    for device in "$disk0" "$net0" "$net0_port"; do
         check "$1: $device is in quarantine" owned_by "$device" IO
     done
     nothing_for_pcidom "$1"
 }
 
 nothing_for_pcidom() {
-    for device in "$disk0" "$net0"; do
+    for device in "$disk0" "$net0" "$net0_port"; do
         check "$1: pcidom has no right to $device" has_no_rights "$(domid pcidom)" "$device"
     done
     check "$1: beyond its serial port pcidom may only read config space" \
-        only_reads_config "$(domid pcidom)" "$disk0" "$net0"
+        only_reads_config "$(domid pcidom)" "$disk0" "$net0" "$net0_port"
     check "$1: pcidom has no pirq" not has_pirq "$(domid pcidom)"
     # Kept for people: which vectors there are.
     xen_debug_keys M
@@ -27,9 +27,9 @@ guest_owns() {
 }
 
 step "in the pool only"
-assignable "$disk0" "$net0"
+assignable "$disk0" "$net0" "$net0_port"
 start_daemon
-start_pcidom "$disk0" "$net0"
+start_pcidom "$disk0" "$net0" "$net0_port"
 nobody_owns "in the pool"
 
 step "lent"

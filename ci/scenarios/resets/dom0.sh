@@ -73,12 +73,15 @@ refused() {
     dump /tmp/after.dump
     diff /tmp/before.dump /tmp/after.dump && grep -qE -- "$words" /tmp/refused.out
 }
+# refuses WORDS COMMAND...: the check of it.
 refuses() {
-    text="$2 refused: $1"
-    check "${text}" refused "$@"
+    refused_words=$1
+    shift
+    check "$* is refused: $refused_words" refused "$refused_words" "$@"
+    note "$(tail -n 1 /tmp/refused.out)"
 }
 
-# probe_ms: two times of bed-probe late, in microseconds, from the output of a guest.
+# late ACCESS: a time of bed-probe late, in microseconds, from the output of a guest.
 late() { sed -n "s/^@@BENCH late\/$1 \([0-9]*\)[0-9][0-9][0-9]$/\1/p" "$OUT" | tail -n 1; }
 
 step "boot pcidom with eight functions and five ports in its pool"

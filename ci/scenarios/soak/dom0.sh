@@ -143,9 +143,9 @@ operation() {
 }
 
 step "boot pcidom with four devices in its pool"
-assignable "$disk0" "$disk1" "$disk2" "$net0"
+assignable "$disk0" "$disk1" "$disk2" "$net0" "$net0_port"
 start_daemon
-start_pcidom "$disk0" "$disk1" "$disk2" "$net0"
+start_pcidom "$disk0" "$disk1" "$disk2" "$net0" "$net0_port"
 # Each guest has its own console log; following hundreds of them would be work of its own.
 follow() { :; }
 

@@ -1,7 +1,7 @@
 step "boot pcidom with both devices in its pool"
-assignable "$disk0" "$net0"
+assignable "$disk0" "$net0" "$net0_port"
 start_daemon
-start_pcidom "$disk0" "$net0"
+start_pcidom "$disk0" "$net0" "$net0_port"
 
 step "lend both to a guest that has not started yet"
 create_guest g1 --paused
