@@ -187,35 +187,31 @@ impl Config {
         }
     }
 
-    /// Writes the byte at `offset`.
-    pub fn write8(&self, offset: u16, value: u8) -> Asked<'_, ()> {
-        self.write(offset, Width::Byte, value.into())
-    }
-
-    /// Writes the word at `offset`.
-    pub fn write16(&self, offset: u16, value: u16) -> Asked<'_, ()> {
-        self.write(offset, Width::Word, value.into())
-    }
-
     /// Writes the double word at `offset`.
-    pub fn write32(&self, offset: u16, value: u32) -> Asked<'_, ()> {
+    pub fn write32(&self, offset: u16, value: u32) -> Waiting<'_, Question, Answer> {
         self.write(offset, Width::Dword, value)
     }
 
     /// Goes on after `duration`.
-    pub async fn wait(&self, duration: Duration) {
+    pub fn wait(&self, duration: Duration) -> Mapped<'_, Question, Answer, ()> {
         // A driver answers a wait with Ok; if the link died meanwhile, the next access says so.
-        let _ = self.asker.ask(Question::Wait(duration)).await;
+        self.asker.ask(Question::Wait(duration)).map(drop)
     }
 
-    fn read(&self, offset: u16, width: Width) -> Waiting<'_, Question, Answer> {
+    /// Reads the register at `offset`.
+    pub fn read(&self, offset: u16, width: Width) -> Waiting<'_, Question, Answer> {
         self.access(Register::new(offset, width).map(Access::Read))
     }
 
-    fn write(&self, offset: u16, width: Width, value: u32) -> Asked<'_, ()> {
+    /// Writes the register at `offset`; answered with 0.
+    pub fn write(
+        &self,
+        offset: u16,
+        width: Width,
+        value: u32,
+    ) -> Waiting<'_, Question, Answer> {
         let register = Register::new(offset, width);
-        let access = register.map(|register| Access::Write(register, value));
-        self.access(access).map(|answer| answer.map(|_| ()))
+        self.access(register.map(|register| Access::Write(register, value)))
     }
 
     /// `None` is an access to no register.

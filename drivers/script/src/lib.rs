@@ -86,6 +86,8 @@ impl<'a, Q, A> Waiting<'a, Q, A> {
 impl<Q, A> Future for Waiting<'_, Q, A> {
     type Output = A;
 
+    // Called at every step of every procedure: its copies would add up.
+    #[inline(never)]
     fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<A> {
         self.0.answer.take().map_or(Poll::Pending, Poll::Ready)
     }

@@ -134,7 +134,7 @@ impl<P: Platform> Machine<P> {
         if loan.attempt.step == Step::Port
             && let Some(port) = port
         {
-            others = self.below(port).filter(|other| *other != device).collect();
+            others = self.below(port, device);
             others.push(port);
         }
         let work = Work::Reset(ticket);
@@ -149,13 +149,19 @@ impl<P: Platform> Machine<P> {
         self.next_step(id, platform);
     }
 
-    /// Devices of the pool below a port that is scanned.
-    fn below(&self, port: Sbdf) -> impl Iterator<Item = Sbdf> {
-        let port = self.pool.get(&port).and_then(|known| known.function.as_ref());
-        let all = port.map(|port| {
-            self.pool.keys().copied().filter(move |device| port.is_above(*device))
-        });
-        all.into_iter().flatten()
+    /// The other devices of the pool below a port that is scanned.
+    fn below(&self, port: Sbdf, device: Sbdf) -> Vec<Sbdf> {
+        let mut below = Vec::new();
+        if let Some(known) = self.pool.get(&port)
+            && let Some(port) = &known.function
+        {
+            for other in self.pool.keys() {
+                if *other != device && port.is_above(*other) {
+                    below.push(*other);
+                }
+            }
+        }
+        below
     }
 
     /// Whether being quiet is enough, or must be since the device comes back.
@@ -249,7 +255,7 @@ impl<P: Platform> Machine<P> {
             return Err(format!("port {} has no hot-plug slot", port.sbdf));
         }
         let mut functions: Vec<Function> = [device.clone()].into();
-        for below in self.below(port.sbdf).filter(|below| *below != device.sbdf) {
+        for below in self.below(port.sbdf, device.sbdf) {
             let function = scanned(self, below)?;
             if function.is_bridge() {
                 return Err(format!(
@@ -305,7 +311,9 @@ impl<P: Platform> Machine<P> {
         let mut text = match result {
             Ok(done) => {
                 useless.extend_from_slice(&done.useless);
-                let time = platform.now().since(since).as_millis();
+                // Not `as_millis`: printing a u128 takes a KiB of code.
+                let time = platform.now().since(since);
+                let time = time.as_secs() * 1000 + u64::from(time.subsec_millis());
                 let scope = Scope(&plan);
                 done.method.map(|by| format!("{by}{scope}, {time} ms"))
             }
@@ -380,30 +388,39 @@ impl<P: Platform> Machine<P> {
 /// The methods that `function`, the device or its port, has and the order allows.
 fn methods(order: &LoanOrder, function: &Function) -> Vec<Method> {
     let asked = order.reset.method;
-    let of_port = function.is_bridge();
-    let possible = |method: &Method| {
-        method.is_of_port() == of_port
-            && asked.is_none_or(|asked| asked == *method)
+    let mut methods = Vec::new();
+    for method in Method::ALL {
+        if method.is_of_port() == function.is_bridge()
+            && asked.is_none_or(|asked| asked == method)
             && method.is_in(function)
-    };
-    Method::ALL.into_iter().filter(possible).collect()
+        {
+            methods.push(method);
+        }
+    }
+    methods
 }
 
 /// Why nothing resets the device, and what to do.
 fn no_reset(order: &LoanOrder, useless: &[Useless], forbidden: &str) -> String {
-    let mut reasons: Vec<String> = useless.iter().map(Useless::to_string).collect();
-    let own = |useless: &Useless| !useless.method.is_of_port();
+    let mut text = String::from("no reset works");
+    let mut add = |reason: &dyn Display| {
+        let between = if text.len() == "no reset works".len() { ':' } else { ';' };
+        let _ = write!(text, "{between} {reason}");
+    };
+    let mut own = false;
+    for useless in useless {
+        own |= !useless.method.is_of_port();
+        add(useless);
+    }
     match order.reset.method {
-        Some(method) if reasons.is_empty() && !method.is_of_port() => {
-            reasons.push(format!("{} has no {method}", order.device));
+        Some(method) if useless.is_empty() && !method.is_of_port() => {
+            add(&format_args!("{} has no {method}", order.device));
         }
-        None if !useless.iter().any(own) => {
-            reasons.push("the device can't reset itself".into());
-        }
+        None if !own => add(&"the device can't reset itself"),
         _ => {}
     }
     if !forbidden.is_empty() {
-        reasons.push(format!("no slot or bus reset: {forbidden}"));
+        add(&format_args!("no slot or bus reset: {forbidden}"));
     }
-    format!("no reset works: {}", reasons.join("; "))
+    text
 }

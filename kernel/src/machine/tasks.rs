@@ -7,7 +7,6 @@
 //! by a reset's waits.
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use pcidom_pci::function::Function;
@@ -86,7 +85,7 @@ struct Turn {
 #[derive(Debug, Default)]
 pub(super) struct Tasks {
     running: VecMap<Sbdf, Turn>,
-    waiting: VecDeque<Job>,
+    waiting: Vec<Job>,
     timers: Vec<(Instant, Sbdf)>,
 }
 
@@ -101,7 +100,7 @@ impl Tasks {
     ) -> Vec<TaskStep> {
         let mut holds = others;
         holds.push(device);
-        self.waiting.push_back(Job { device, holds, work });
+        self.waiting.push(Job { device, holds, work });
         let mut steps = Vec::new();
         self.next(now, &mut steps);
         steps
@@ -195,8 +194,10 @@ impl Tasks {
 
     /// Gives everybody a turn whose devices nobody holds and nobody wanted before him.
     fn next(&mut self, now: Instant, steps: &mut Vec<TaskStep>) {
-        let held = self.running.values().flat_map(|turn| &turn.holds).copied();
-        let mut held: Vec<Sbdf> = held.collect();
+        let mut held = Vec::new();
+        for turn in self.running.values() {
+            held.extend_from_slice(&turn.holds);
+        }
         let mut turns = Vec::new();
         for job in core::mem::take(&mut self.waiting) {
             let free = !job.holds.iter().any(|device| held.contains(device));
@@ -207,7 +208,7 @@ impl Tasks {
                 self.running.insert(device, Turn { procedure: None, holds, resets });
                 turns.push((device, work));
             } else {
-                self.waiting.push_back(job);
+                self.waiting.push(job);
             }
         }
         for (device, work) in turns {

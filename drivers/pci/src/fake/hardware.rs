@@ -26,6 +26,8 @@ pub enum Fault {
     LosesBars,
     /// After a reset Device Control is 0 and stays so.
     LosesControl,
+    /// After a reset it is in D3hot and stays so.
+    Sleeps,
     /// After a reset MSI-X Enable is on.
     KeepsMsix,
     /// Claims pending transactions for ever.
@@ -170,6 +172,11 @@ impl FakeFunction {
             }
             Fault::MaskedAfterReset => self.set_maskall(),
             Fault::MaskHeld => self.fault = Fault::None,
+            Fault::Sleeps => {
+                if let Some(at) = self.pm_at {
+                    place(&mut self.bytes, at + pm::CONTROL, &pm::STATE.to_le_bytes());
+                }
+            }
             Fault::KeepsMsix => self.set_message_control(msix::ENABLE),
             _ => {}
         }
@@ -243,11 +250,13 @@ impl FakeFunction {
     fn has_lost(&self, offset: u16) -> bool {
         let bars = header::BAR0..header::bar(header::ENDPOINT_BARS);
         let control = self.pcie_at.map(|at| at + pcie::DEVICE_CONTROL);
+        let power = self.pm_at.map(|at| at + pm::CONTROL);
         self.resets > 0
             && match self.fault {
                 Fault::LosesBars => bars.contains(&offset),
                 // Its lower byte; the upper one has Initiate FLR.
                 Fault::LosesControl => control == Some(offset),
+                Fault::Sleeps => power == Some(offset),
                 _ => false,
             }
     }
@@ -305,11 +314,11 @@ impl FakeFunction {
         let mut word = u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)]);
         if self.fault == Fault::AlwaysPending {
             let pcie = self.pcie_at.map(|at| at + pcie::DEVICE_STATUS);
-            let advanced = self.af_at.map(|at| at + af::CONTROL);
+            let advanced = self.af_at.map(|at| at + af::STATUS);
             if pcie == Some(offset) {
                 word |= u32::from(pcie::TRANSACTIONS_PENDING);
             } else if advanced == Some(offset) {
-                word |= u32::from(af::PENDING) << 8;
+                word |= u32::from(af::PENDING);
             }
         }
         word

@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use super::error::{ResetError, Trip};
-use super::subject::{CLASS, SUBSYSTEM, Subject};
+use super::subject::{CLASS, Deed, SUBSYSTEM, Subject};
 use crate::access::AccessError;
 
 /// The first pause between two looks at a function that is not ready.
@@ -23,8 +23,8 @@ pub(super) async fn come_back(all: &[Subject<'_>]) -> Result<(), Trip> {
     let mut waited = Duration::ZERO;
     for at in all {
         let mut pause = FIRST_BACKOFF;
-        let is = loop {
-            let value = match at.read32(CLASS).await {
+        loop {
+            let value = match at.read(CLASS).await {
                 // Only a link that is gone or hangs, or a device that has left, makes more
                 // tries useless.
                 Err(
@@ -37,22 +37,23 @@ pub(super) async fn come_back(all: &[Subject<'_>]) -> Result<(), Trip> {
                 Ok(value) => value,
             };
             if value != u32::MAX {
-                break value;
+                break;
             }
             if waited >= READY_BOUND {
-                let register = CLASS;
+                let register = CLASS.named;
                 return Err(at.found(ResetError::NotReady { register, value, waited }));
             }
             at.wait(pause).await;
             waited = waited.saturating_add(pause);
             pause = pause.saturating_mul(2).min(LONGEST_BACKOFF);
-        };
-        at.expect(CLASS, u32::MAX, at.function.revision_and_class(), is)?;
-        if let Some(subsystem) = at.function.subsystem {
-            let was = u32::from(subsystem.device) << 16 | u32::from(subsystem.vendor);
-            let is = at.read32(SUBSYSTEM).await?;
-            at.expect(SUBSYSTEM, u32::MAX, was, is)?;
         }
+        let class = Deed::Is(at.function.revision_and_class(), u32::MAX);
+        let mut steps = [(CLASS, class); 2];
+        if let (Some(ids), [_, second]) = (at.function.subsystem, &mut steps) {
+            let was = u32::from(ids.device) << 16 | u32::from(ids.vendor);
+            *second = (SUBSYSTEM, Deed::Is(was, u32::MAX));
+        }
+        at.carry_out(&steps).await?;
     }
     Ok(())
 }

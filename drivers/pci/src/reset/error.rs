@@ -52,7 +52,7 @@ pub enum ResetError {
         /// Which.
         register: Named,
         /// What it reads.
-        value: u16,
+        value: u32,
         /// The names of the bits that ought to be clear.
         bits: &'static str,
     },

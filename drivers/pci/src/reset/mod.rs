@@ -117,7 +117,10 @@ async fn run(
     if plan.methods.is_empty() {
         for at in &all {
             quiet::quiesce(at).await?;
-            quiet::verify_quiet(at, msix::ENABLE | msix::MASKALL).await?;
+            let mut steps = Vec::new();
+            let bits = msix::ENABLE | msix::MASKALL;
+            quiet::is_quiet(at.function, bits, &mut steps);
+            at.carry_out(&steps).await?;
         }
     }
     for method in &plan.methods {
@@ -154,8 +157,7 @@ async fn attempt(
     // What only a reset gets rid of is left for the next method.
     let mask = if untouched.is_some() { 0 } else { msix::MASKALL };
     for at in all {
-        restore::restore(at).await?;
-        restore::verify(at, msix::ENABLE | mask).await?;
+        at.carry_out(&restore::restore(at.function, msix::ENABLE | mask)).await?;
     }
     Ok(untouched)
 }
@@ -168,18 +170,11 @@ async fn start_and_wait(
     method: Method,
 ) -> Result<bool, Trip> {
     let mut sent = true;
-    match (method, port) {
-        (Method::Slot, Some(port)) => sent = port::slot(port).await?,
-        (Method::SecondaryBus, Some(port)) => sent = port::secondary_bus(port).await?,
-        _ => {
-            for at in all {
-                sent &= match method {
-                    Method::FunctionLevel => own::function_level(at).await?,
-                    Method::AdvancedFeatures => own::advanced_features(at).await?,
-                    Method::PowerState => own::power_state(at).await?,
-                    Method::Slot | Method::SecondaryBus => false,
-                };
-            }
+    if let (Some(port), true) = (port, method.is_of_port()) {
+        sent = port::start(port, method == Method::Slot).await?;
+    } else {
+        for at in all {
+            sent &= own::start(at, method).await?;
         }
     }
     comeback::come_back(all).await?;

@@ -2,8 +2,12 @@
 
 use core::time::Duration;
 
-use super::error::{Named, Trip};
-use super::subject::{Subject, device_control, device_status, power_control};
+use super::Method;
+use super::error::Trip;
+use super::subject::{
+    Deed, Place, Subject, device_control, device_status, power_control,
+};
+use crate::access::Width;
 use crate::regs::{af, pcie, pm};
 
 /// How long to wait before each look at Transactions Pending. Linux waits as long and then
@@ -22,30 +26,30 @@ pub const FLR_WAIT: Duration = Duration::from_millis(100);
 /// How long a function must be left alone after a change from or to D3hot (PM 5.6.1).
 pub const POWER_WAIT: Duration = Duration::from_millis(10);
 
-/// AF Control and, in its upper half, AF Status.
-const fn af_control(start: u16) -> Named {
-    let name = "Advanced Features Control";
-    Named { name, offset: start.saturating_add(af::CONTROL) }
+/// A byte of Advanced Features.
+const fn advanced(start: u16, offset: u16) -> Place {
+    let name = "Advanced Features Control and Status";
+    Place::new(name, start.saturating_add(offset), Width::Byte)
 }
 
 /// Waits until no function has transactions pending, but not for ever.
 pub(super) async fn settle(all: &[Subject<'_>]) -> Result<(), Trip> {
     for delay in PENDING_DELAYS {
-        if !delay.is_zero()
-            && let Some(first) = all.first()
-        {
+        if let Some(first) = all.first().filter(|_| !delay.is_zero()) {
             first.wait(delay).await;
         }
         let mut pending = false;
         for at in all {
-            let (register, bit) = match (&at.function.pcie, &at.function.af) {
-                (Some(pcie), _) => (device_status(pcie), pcie::TRANSACTIONS_PENDING),
+            let (status, bit) = match (&at.function.pcie, &at.function.af) {
+                (Some(pcie), _) => {
+                    (device_status(pcie), u32::from(pcie::TRANSACTIONS_PENDING))
+                }
                 (None, Some(found)) if found.pending => {
-                    (af_control(found.offset), u16::from(af::PENDING) << 8)
+                    (advanced(found.offset, af::STATUS), af::PENDING.into())
                 }
                 _ => continue,
             };
-            pending |= at.read16(register).await? & bit != 0;
+            pending |= at.read(status).await? & bit != 0;
         }
         if !pending {
             break;
@@ -54,33 +58,37 @@ pub(super) async fn settle(all: &[Subject<'_>]) -> Result<(), Trip> {
     Ok(())
 }
 
-/// Initiate Function Level Reset, in Device Control.
-pub(super) async fn function_level(at: &Subject<'_>) -> Result<bool, Trip> {
-    let Some(pcie) = &at.function.pcie else { return Ok(false) };
-    at.write16(device_control(pcie), pcie.control | pcie::INITIATE_FLR).await?;
-    at.wait(FLR_WAIT).await;
-    Ok(true)
-}
-
-/// Initiate FLR, in AF Control.
-pub(super) async fn advanced_features(at: &Subject<'_>) -> Result<bool, Trip> {
-    let Some(af) = &at.function.af else { return Ok(false) };
-    at.write8(af_control(af.offset), af::INITIATE_FLR).await?;
+/// Starts one of these and waits for as long as it takes at least. Returns whether it was
+/// sent, as far as that shows.
+pub(super) async fn start(at: &Subject<'_>, method: Method) -> Result<bool, Trip> {
+    let function = at.function;
+    let step = match (method, &function.pcie, &function.af, &function.pm) {
+        (Method::FunctionLevel, Some(pcie), ..) => {
+            (device_control(pcie), u32::from(pcie.control | pcie::INITIATE_FLR))
+        }
+        (Method::AdvancedFeatures, _, Some(af), _) => {
+            (advanced(af.offset, af::CONTROL), af::INITIATE_FLR.into())
+        }
+        (Method::PowerState, _, _, Some(pm)) => {
+            return power_state(at, power_control(pm.offset)).await;
+        }
+        _ => return Ok(false),
+    };
+    at.write(step.0, step.1).await?;
     at.wait(FLR_WAIT).await;
     Ok(true)
 }
 
 /// To D3hot and back. Returns whether it went there.
-pub(super) async fn power_state(at: &Subject<'_>) -> Result<bool, Trip> {
-    let Some(pm) = &at.function.pm else { return Ok(false) };
-    let register = power_control(pm.offset);
-    let control = at.read16(register).await? & !pm::STATE;
-    let sent = at.write16(register, control | pm::STATE).await;
+async fn power_state(at: &Subject<'_>, place: Place) -> Result<bool, Trip> {
+    let state = u32::from(pm::STATE);
+    let control = at.read(place).await? & !state;
+    let sent = at.write(place, control | state).await;
     at.wait(POWER_WAIT).await;
-    let there = at.read16(register).await;
+    let there = at.read(place).await;
     // Whatever was answered, it must not stay there.
-    at.write16_surely(register, control).await?;
+    at.surely(&[(place, Deed::Write(control))]).await?;
     at.wait(POWER_WAIT).await;
     sent?;
-    Ok(there? & pm::STATE == pm::STATE)
+    Ok(there? & state == state)
 }

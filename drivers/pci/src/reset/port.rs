@@ -4,9 +4,11 @@
 use core::time::Duration;
 
 use super::error::Trip;
-use super::subject::{BRIDGE_CONTROL, Subject, slot_control, slot_status};
+use super::subject::{BRIDGE_CONTROL, Deed, Subject, slot_control, slot_status};
 use crate::function::Pcie;
 use crate::regs::{header, pcie};
+
+const BUS_RESET: u32 = header::BUS_RESET as u32;
 
 /// How long Secondary Bus Reset stays set: at least 1 ms (PCI-to-PCI bridge 3.2.5.18, Trst of
 /// PCI 4.3.2); twice that, as Linux does.
@@ -21,26 +23,42 @@ pub const CONVENTIONAL_WAIT: Duration = Duration::from_secs(1);
 /// A bus that was left in reset, as by an earlier try that lost its link in the middle, is
 /// let out of it: nothing below could be made quiet. Returns whether it was so.
 pub(super) async fn release(port: &Subject<'_>) -> Result<bool, Trip> {
-    let control = port.read16(BRIDGE_CONTROL).await?;
-    let held = control & header::BUS_RESET != 0;
+    let control = port.read(BRIDGE_CONTROL).await?;
+    let held = control & BUS_RESET != 0;
     if held {
-        port.write16(BRIDGE_CONTROL, control & !header::BUS_RESET).await?;
+        port.write(BRIDGE_CONTROL, control & !BUS_RESET).await?;
         port.wait(wait_below(port)).await;
     }
     Ok(held)
 }
 
-/// Resets the bus below. Returns whether the port took the bit.
-pub(super) async fn secondary_bus(port: &Subject<'_>) -> Result<bool, Trip> {
-    let control = port.read16(BRIDGE_CONTROL).await? & !header::BUS_RESET;
-    let sent = port.write16(BRIDGE_CONTROL, control | header::BUS_RESET).await;
-    let seen = port.read16(BRIDGE_CONTROL).await;
+/// Resets the bus below; with `silent`, the slot's events are off meanwhile. Returns whether
+/// the port took the bit.
+pub(super) async fn start(port: &Subject<'_>, silent: bool) -> Result<bool, Trip> {
+    if let Some((pcie, control)) = slot_of(port).filter(|_| silent)
+        && control & pcie::SLOT_ENABLES != 0
+    {
+        let off = control & !pcie::SLOT_ENABLES;
+        port.write(slot_control(pcie), off.into()).await?;
+    }
+    let control = port.read(BRIDGE_CONTROL).await? & !BUS_RESET;
+    let sent = port.write(BRIDGE_CONTROL, control | BUS_RESET).await;
+    let seen = port.read(BRIDGE_CONTROL).await;
     port.wait(BUS_RESET_HOLD).await;
     // Whatever was answered, it must not stay set: everything below would be dead.
-    port.write16_surely(BRIDGE_CONTROL, control).await?;
+    port.surely(&[(BRIDGE_CONTROL, Deed::Write(control))]).await?;
     port.wait(wait_below(port)).await;
     sent?;
-    Ok(seen? & header::BUS_RESET != 0)
+    Ok(seen? & BUS_RESET != 0)
+}
+
+/// Forgets the events that a reset of the slot has caused, and turns those on again that were
+/// on when the port was scanned.
+pub(super) async fn wake_slot(port: &Subject<'_>) -> Result<(), Trip> {
+    let Some((pcie, control)) = slot_of(port) else { return Ok(()) };
+    let clear = (slot_status(pcie), Deed::Write(pcie::SLOT_EVENTS.into()));
+    let restore = (slot_control(pcie), Deed::Write(control.into()));
+    port.surely(&[clear, restore]).await
 }
 
 fn wait_below(port: &Subject<'_>) -> Duration {
@@ -48,27 +66,6 @@ fn wait_below(port: &Subject<'_>) -> Duration {
         Some(pcie) if pcie.port_type != pcie::TYPE_TO_PCI => BUS_RESET_WAIT,
         _ => CONVENTIONAL_WAIT,
     }
-}
-
-/// The same in a slot, whose events are off meanwhile.
-pub(super) async fn slot(port: &Subject<'_>) -> Result<bool, Trip> {
-    if let Some((pcie, control)) = slot_of(port)
-        && control & pcie::SLOT_ENABLES != 0
-    {
-        port.write16(slot_control(pcie), control & !pcie::SLOT_ENABLES).await?;
-    }
-    secondary_bus(port).await
-}
-
-/// Forgets the events that a reset of the slot has caused, and turns those on again that were
-/// on when the port was scanned.
-pub(super) async fn wake_slot(port: &Subject<'_>) -> Result<(), Trip> {
-    let Some((pcie, control)) = slot_of(port) else { return Ok(()) };
-    let cleared = port.write16_surely(slot_status(pcie), pcie::SLOT_EVENTS).await;
-    if control & pcie::SLOT_ENABLES != 0 {
-        port.write16_surely(slot_control(pcie), control).await?;
-    }
-    cleared
 }
 
 fn slot_of<'a>(port: &Subject<'a>) -> Option<(&'a Pcie, u16)> {

@@ -1,51 +1,64 @@
 //! Before a reset: interrupts and bus mastering off, and a mark to see later that the reset
 //! happened.
 
+use alloc::vec::Vec;
+
 use super::error::Trip;
-use super::subject::{CACHE_LINE, COMMAND, Subject, msi_control, msix_control};
+use super::subject::{
+    CACHE_LINE, COMMAND, Deed, Step, Subject, msi_control, msix_control,
+};
+use crate::function::Function;
 use crate::regs::{command, msi, msix};
 
 /// What is left in Cache Line Size before a reset; no value that firmware writes.
-const MARK: u8 = 0xa5;
+const MARK: u32 = 0xa5;
 
 /// Turns MSI, MSI-X and bus mastering off, memory decode on, and checks that it is so.
 pub(super) async fn quiesce(at: &Subject<'_>) -> Result<(), Trip> {
     let function = at.function;
+    let mut steps = Vec::new();
     if let Some(msi) = &function.msi {
-        at.clear16(msi_control(msi.offset), msi::ENABLE).await?;
+        steps.push((msi_control(msi.offset), Deed::Clear(msi::ENABLE.into())));
     }
     if let Some(msix) = &function.msix {
-        at.clear16(msix_control(msix.offset), msix::ENABLE | msix::MASKALL).await?;
+        let bits = msix::ENABLE | msix::MASKALL;
+        steps.push((msix_control(msix.offset), Deed::Clear(bits.into())));
     }
-    let decode = function.decode();
-    at.write16(COMMAND, decode).await?;
-    if at.read16(COMMAND).await? & command::BUS_MASTER != 0 {
+    let decode = Deed::Write(function.decode().into());
+    steps.push((COMMAND, decode));
+    at.carry_out(&steps).await?;
+    let master = command::BUS_MASTER;
+    steps.clear();
+    if at.read(COMMAND).await? & u32::from(master) != 0 {
         // dom0 clears the bit only if it believes that it is set; make it believe that.
-        at.write16(COMMAND, decode | command::BUS_MASTER).await?;
-        at.write16(COMMAND, decode).await?;
+        steps.push((COMMAND, Deed::Write((function.decode() | master).into())));
+        steps.push((COMMAND, decode));
     }
     // Not Function Mask: where Xen holds it set, only a reset gets rid of it.
-    verify_quiet(at, msix::ENABLE).await
+    is_quiet(function, msix::ENABLE, &mut steps);
+    at.carry_out(&steps).await
 }
 
-/// MSI, bus mastering and these bits of MSI-X's Message Control are off.
-pub(super) async fn verify_quiet(at: &Subject<'_>, msix_bits: u16) -> Result<(), Trip> {
-    if let Some(msi) = &at.function.msi {
-        at.expect_clear(msi_control(msi.offset), msi::ENABLE, "MSI Enable").await?;
+/// Looks that MSI, bus mastering and these bits of MSI-X's Message Control are off.
+pub(super) fn is_quiet(function: &Function, msix_bits: u16, steps: &mut Vec<Step>) {
+    if let Some(msi) = &function.msi {
+        let off = Deed::Off(msi::ENABLE.into(), "MSI Enable");
+        steps.push((msi_control(msi.offset), off));
     }
-    if let Some(msix) = &at.function.msix {
-        let register = msix_control(msix.offset);
-        at.expect_clear(register, msix_bits, "MSI-X Enable or Function Mask").await?;
+    if let Some(msix) = &function.msix {
+        let off = Deed::Off(msix_bits.into(), "MSI-X Enable or Function Mask");
+        steps.push((msix_control(msix.offset), off));
     }
-    at.expect_clear(COMMAND, command::BUS_MASTER, "Bus Master Enable").await
+    let off = Deed::Off(command::BUS_MASTER.into(), "Bus Master Enable");
+    steps.push((COMMAND, off));
 }
 
 /// Leaves the mark.
 pub(super) async fn mark(at: &Subject<'_>) -> Result<(), Trip> {
-    let before = at.read8(CACHE_LINE).await?;
-    at.write8(CACHE_LINE, MARK).await?;
+    let before = at.read(CACHE_LINE).await?;
+    at.write(CACHE_LINE, MARK).await?;
     // Some functions have it read-only; those can't show that they were reset.
-    let marked = at.read8(CACHE_LINE).await? == MARK;
+    let marked = at.read(CACHE_LINE).await? == MARK;
     at.marked.set(marked.then_some(before));
     Ok(())
 }
@@ -53,9 +66,9 @@ pub(super) async fn mark(at: &Subject<'_>) -> Result<(), Trip> {
 /// Takes the mark away where it still is. Returns whether it was there: no reset happened.
 pub(super) async fn unmark(at: &Subject<'_>) -> Result<bool, Trip> {
     let Some(before) = at.marked.take() else { return Ok(false) };
-    let still = at.read8(CACHE_LINE).await? == MARK;
+    let still = at.read(CACHE_LINE).await? == MARK;
     if still {
-        at.write8(CACHE_LINE, before).await?;
+        at.write(CACHE_LINE, before).await?;
     }
     Ok(still)
 }

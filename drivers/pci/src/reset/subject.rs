@@ -1,65 +1,100 @@
-//! A function that is worked on: access by name, so that every error can say which register
-//! it was.
+//! A function that is worked on: registers by name, so that every error can say which one it
+//! was, and steps as data: each `await` costs code, a step in a list costs little.
 
 use alloc::boxed::Box;
 use core::cell::Cell;
+use core::time::Duration;
+
+use pcidom_script::{Mapped, Waiting};
 
 use super::error::{Named, ResetError, Trip};
-use crate::access::{Answer, Asked, Config, Question};
+use crate::access::{Answer, Config, Question, Width};
 use crate::address::Sbdf;
 use crate::function::{Function, Pcie};
 use crate::regs::{header, msi, msix, pcie, pm};
 
-pub(super) const COMMAND: Named = Named { name: "Command", offset: header::COMMAND };
-pub(super) const CLASS: Named =
-    Named { name: "Revision ID and Class Code", offset: header::REVISION_AND_CLASS };
-pub(super) const SUBSYSTEM: Named =
-    Named { name: "Subsystem ID", offset: header::SUBSYSTEM };
-pub(super) const CACHE_LINE: Named =
-    Named { name: "Cache Line Size", offset: header::CACHE_LINE_SIZE };
-pub(super) const BRIDGE_CONTROL: Named =
-    Named { name: "Bridge Control", offset: header::BRIDGE_CONTROL };
-
-/// A register of a capability.
-const fn beyond(name: &'static str, start: u16, offset: u16) -> Named {
-    Named { name, offset: start.saturating_add(offset) }
+/// A register with its width.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) named: Named,
+    width: Width,
 }
 
-pub(super) const fn base_address(offset: u16) -> Named {
-    Named { name: "Base Address Register", offset }
+impl Place {
+    pub(super) const fn new(name: &'static str, offset: u16, width: Width) -> Self {
+        Self { named: Named { name, offset }, width }
+    }
+
+    /// A word of the capability at `start`.
+    const fn word(name: &'static str, start: u16, offset: u16) -> Self {
+        Self::new(name, start.saturating_add(offset), Width::Word)
+    }
 }
 
-pub(super) const fn rom_address(offset: u16) -> Named {
-    Named { name: "Expansion ROM Base Address", offset }
+pub(super) const COMMAND: Place = Place::new("Command", header::COMMAND, Width::Word);
+pub(super) const CLASS: Place =
+    Place::new("Revision ID and Class Code", header::REVISION_AND_CLASS, Width::Dword);
+pub(super) const SUBSYSTEM: Place =
+    Place::new("Subsystem ID", header::SUBSYSTEM, Width::Dword);
+pub(super) const CACHE_LINE: Place =
+    Place::new("Cache Line Size", header::CACHE_LINE_SIZE, Width::Byte);
+pub(super) const BRIDGE_CONTROL: Place =
+    Place::new("Bridge Control", header::BRIDGE_CONTROL, Width::Word);
+
+pub(super) const fn base_address(offset: u16) -> Place {
+    Place::new("Base Address Register", offset, Width::Dword)
 }
 
-pub(super) const fn msi_control(start: u16) -> Named {
-    beyond("MSI Message Control", start, msi::CONTROL)
+pub(super) const fn rom_address(offset: u16) -> Place {
+    Place::new("Expansion ROM Base Address", offset, Width::Dword)
 }
 
-pub(super) const fn msix_control(start: u16) -> Named {
-    beyond("MSI-X Message Control", start, msix::CONTROL)
+pub(super) const fn msi_control(start: u16) -> Place {
+    Place::word("MSI Message Control", start, msi::CONTROL)
 }
 
-pub(super) const fn power_control(start: u16) -> Named {
-    beyond("Power Management Control/Status", start, pm::CONTROL)
+pub(super) const fn msix_control(start: u16) -> Place {
+    Place::word("MSI-X Message Control", start, msix::CONTROL)
 }
 
-pub(super) const fn device_control(pcie: &Pcie) -> Named {
-    beyond("Device Control", pcie.offset, pcie::DEVICE_CONTROL)
+pub(super) const fn power_control(start: u16) -> Place {
+    Place::word("Power Management Control/Status", start, pm::CONTROL)
 }
 
-pub(super) const fn device_status(pcie: &Pcie) -> Named {
-    beyond("Device Status", pcie.offset, pcie::DEVICE_STATUS)
+pub(super) const fn device_control(pcie: &Pcie) -> Place {
+    Place::word("Device Control", pcie.offset, pcie::DEVICE_CONTROL)
 }
 
-pub(super) const fn slot_control(pcie: &Pcie) -> Named {
-    beyond("Slot Control", pcie.offset, pcie::SLOT_CONTROL)
+pub(super) const fn device_status(pcie: &Pcie) -> Place {
+    Place::word("Device Status", pcie.offset, pcie::DEVICE_STATUS)
 }
 
-pub(super) const fn slot_status(pcie: &Pcie) -> Named {
-    beyond("Slot Status", pcie.offset, pcie::SLOT_STATUS)
+pub(super) const fn slot_control(pcie: &Pcie) -> Place {
+    Place::word("Slot Control", pcie.offset, pcie::SLOT_CONTROL)
 }
+
+pub(super) const fn slot_status(pcie: &Pcie) -> Place {
+    Place::word("Slot Status", pcie.offset, pcie::SLOT_STATUS)
+}
+
+/// What is done with a register.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Deed {
+    /// This is written.
+    Write(u32),
+    /// These bits are cleared with at most one write, which leaves all others as they read:
+    /// dom0 refuses a control word whose read-only bits differ.
+    Clear(u32),
+    /// These bits, by their names, must be clear.
+    Off(u32, &'static str),
+    /// It must read so, in the bits of the second one.
+    Is(u32, u32),
+    /// The same in the hardware, where that can be seen.
+    Looks(u32, u32),
+}
+
+/// Something to do with a register.
+pub(super) type Step = (Place, Deed);
 
 /// The last access, for the error if it fails.
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +107,7 @@ pub(super) struct Last {
 impl Last {
     /// Before there is one.
     pub(super) const fn none(at: Sbdf) -> Self {
-        Self { at, register: COMMAND, written: None }
+        Self { at, register: COMMAND.named, written: None }
     }
 
     /// The function and the error that a trip stands for.
@@ -94,7 +129,7 @@ pub(super) struct Subject<'a> {
     config: Config,
     last: &'a Cell<Last>,
     /// What Cache Line Size was before the mark, if it took the mark.
-    pub(super) marked: Cell<Option<u8>>,
+    pub(super) marked: Cell<Option<u32>>,
 }
 
 impl<'a> Subject<'a> {
@@ -111,102 +146,69 @@ impl<'a> Subject<'a> {
         self.last.set(Last { at: self.function.sbdf, register, written });
     }
 
-    pub(super) fn read8(&self, register: Named) -> Asked<'_, u8> {
-        self.note(register, None);
-        self.config.read8(register.offset)
+    pub(super) fn read(&self, place: Place) -> Waiting<'_, Question, Answer> {
+        self.note(place.named, None);
+        self.config.read(place.named.offset, place.width)
     }
 
-    pub(super) fn read16(&self, register: Named) -> Asked<'_, u16> {
-        self.note(register, None);
-        self.config.read16(register.offset)
-    }
-
-    pub(super) fn read32(
+    pub(super) fn write(
         &self,
-        register: Named,
-    ) -> pcidom_script::Waiting<'_, Question, Answer> {
-        self.note(register, None);
-        self.config.read32(register.offset)
+        place: Place,
+        value: u32,
+    ) -> Waiting<'_, Question, Answer> {
+        self.note(place.named, Some(value));
+        self.config.write(place.named.offset, place.width, value)
     }
 
-    /// As the hardware has it, where that can be seen.
-    pub(super) fn look32(
-        &self,
-        register: Named,
-    ) -> pcidom_script::Waiting<'_, Question, Answer> {
-        self.note(register, None);
-        self.config.look32(register.offset)
-    }
-
-    pub(super) fn write8(&self, register: Named, value: u8) -> Asked<'_, ()> {
-        self.note(register, Some(value.into()));
-        self.config.write8(register.offset, value)
-    }
-
-    pub(super) fn write16(&self, register: Named, value: u16) -> Asked<'_, ()> {
-        self.note(register, Some(value.into()));
-        self.config.write16(register.offset, value)
-    }
-
-    pub(super) fn write32(&self, register: Named, value: u32) -> Asked<'_, ()> {
-        self.note(register, Some(value));
-        self.config.write32(register.offset, value)
-    }
-
-    /// Ends what must not last: tried again once if it fails.
-    pub(super) async fn write16_surely(
-        &self,
-        register: Named,
-        value: u16,
-    ) -> Result<(), Trip> {
-        if self.write16(register, value).await.is_err() {
-            self.write16(register, value).await?;
+    /// Does all steps in their order.
+    pub(super) async fn carry_out(&self, steps: &[Step]) -> Result<(), Trip> {
+        for (place, deed) in steps {
+            let asked = match deed {
+                Deed::Write(value) => self.write(*place, *value),
+                Deed::Looks(..) => {
+                    self.note(place.named, None);
+                    self.config.look32(place.named.offset)
+                }
+                _ => self.read(*place),
+            };
+            let value = asked.await?;
+            match *deed {
+                Deed::Clear(bits) if value & bits != 0 => {
+                    self.write(*place, value & !bits).await?;
+                }
+                Deed::Off(mask, bits) if value & mask != 0 => {
+                    let register = place.named;
+                    return Err(self.found(ResetError::StillOn {
+                        register,
+                        value,
+                        bits,
+                    }));
+                }
+                Deed::Is(was, mask) | Deed::Looks(was, mask)
+                    if (value ^ was) & mask != 0 =>
+                {
+                    let (register, is) = (place.named, value);
+                    return Err(self.found(ResetError::Changed { register, was, is }));
+                }
+                _ => {}
+            }
         }
         Ok(())
     }
 
-    /// Clears `bits` with at most one write, which leaves all others as they read: dom0
-    /// refuses a control word whose read-only bits differ.
-    pub(super) async fn clear16(&self, register: Named, bits: u16) -> Result<(), Trip> {
-        let value = self.read16(register).await?;
-        if value & bits != 0 {
-            self.write16(register, value & !bits).await?;
+    /// Ends what must not last: all again if it fails.
+    pub(super) async fn surely(&self, steps: &[Step]) -> Result<(), Trip> {
+        if self.carry_out(steps).await.is_err() {
+            self.carry_out(steps).await?;
         }
         Ok(())
-    }
-
-    pub(super) async fn expect_clear(
-        &self,
-        register: Named,
-        mask: u16,
-        bits: &'static str,
-    ) -> Result<(), Trip> {
-        let value = self.read16(register).await?;
-        if value & mask == 0 {
-            return Ok(());
-        }
-        Err(self.found(ResetError::StillOn { register, value, bits }))
-    }
-
-    /// `is` has the bits of `mask` as `was` has.
-    pub(super) fn expect(
-        &self,
-        register: Named,
-        mask: u32,
-        was: u32,
-        is: u32,
-    ) -> Result<(), Trip> {
-        if is & mask == was & mask {
-            return Ok(());
-        }
-        Err(self.found(ResetError::Changed { register, was, is }))
     }
 
     pub(super) fn found(&self, error: ResetError) -> Trip {
         Trip::Found(Box::new((self.function.sbdf, error)))
     }
 
-    pub(super) async fn wait(&self, time: core::time::Duration) {
-        self.config.wait(time).await;
+    pub(super) fn wait(&self, time: Duration) -> Mapped<'_, Question, Answer, ()> {
+        self.config.wait(time)
     }
 }

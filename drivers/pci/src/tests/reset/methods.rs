@@ -135,6 +135,18 @@ fn a_function_that_comes_back_without_its_bars_is_an_error_where_that_can_be_see
         panic!("the BAR is gone");
     };
     assert_eq!((register.offset, is), (0x10, 4));
+    // One above 4 GiB has lost its upper half only.
+    let mut high = FakeFunction::builder(0x1b36, 0x0010, 0x01_0802, 2);
+    high.memory_bar(0, 0x4000, true).pcie(0x80, true);
+    let high = high.build(&[(0x10, 0), (0x14, 1), (0x04, 0x0002)]);
+    let mut high = FakeBackend::new(sbdf(), high).armed(Some(0x80));
+    let found = scanned(&mut high);
+    high.hardware_mut().set_fault(Fault::LosesBars);
+    let result = flr(&mut high, &found).0;
+    let Err(ResetError::Changed { register, was: 1, is: 0 }) = result else {
+        panic!("{result:?}");
+    };
+    assert_eq!(register.offset, 0x14);
     // dom0's backend shows what it remembers; the daemon looks again before it lends.
     backend.set_window(false);
     assert_eq!(flr(&mut backend, &function).0, Ok(Some(Method::FunctionLevel)));

@@ -95,8 +95,9 @@ fn a_used_nvme_comes_back_as_it_was_scanned() {
             (0x0c, 1, 0xa5),
             // FLR, one word.
             (0x88, 2, 0x8000),
-            // BAR0, its decoding.
+            // BAR0, Device Control, decoding.
             (0x10, 4, 0xfe40_0004),
+            (0x88, 2, 0x0000),
             (0x04, 2, 0x0002),
         ]
     );
