@@ -351,7 +351,7 @@ impl<P: Platform> Machine<P> {
             return;
         }
         if self.is_in_use(device) {
-            log::warn!("{device} is taken from the pool while it is lent");
+            log::warn!("{device} is taken from the pool while it is in use");
             self.alink.leaving.insert(device, platform.now().after(LEAVE_TIMEOUT));
         } else {
             self.device_left(device, platform);
