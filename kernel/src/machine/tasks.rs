@@ -198,17 +198,17 @@ impl Tasks {
         for turn in self.running.values() {
             held.extend_from_slice(&turn.holds);
         }
-        let mut turns = Vec::new();
-        for job in core::mem::take(&mut self.waiting) {
+        let (mut turns, mut place) = (Vec::new(), 0);
+        while let Some(job) = self.waiting.get(place) {
             let free = !job.holds.iter().any(|device| held.contains(device));
             held.extend_from_slice(&job.holds);
             if free {
-                let Job { device, holds, work } = job;
+                let Job { device, holds, work } = self.waiting.remove(place);
                 let resets = matches!(work, Work::Reset(_));
                 self.running.insert(device, Turn { procedure: None, holds, resets });
                 turns.push((device, work));
             } else {
-                self.waiting.push(job);
+                place += 1;
             }
         }
         for (device, work) in turns {
