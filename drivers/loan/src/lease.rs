@@ -124,7 +124,9 @@ pub enum LeaseRefusal {
     NotAllowed,
     /// Leases of this loan are mapped already: unmap first. Or the device is being reset by
     /// force: map when that is over.
-    #[error("leases are still mapped: detach the device and attach it again")]
+    #[error(
+        "its vectors are still mapped, or it is being reset: reload the driver when that is over, or detach the device and attach it again"
+    )]
     Busy,
     /// Xen refused for another reason, which the daemon's log tells.
     #[error("Xen refused it, see the daemon's log")]

@@ -37,8 +37,8 @@ use super::resets::Attempt;
 use super::trace::Trace;
 use crate::platform::Platform;
 
-/// How long an order waits until its device is scanned. The daemon waits 30 s for it to be
-/// ready; a reset by dom0's power states, the slowest, needs a small part of that.
+/// How long an order waits until its device is scanned. The daemon waits 90 s for it to be
+/// ready; a device may take 60 s of these to come back from its reset.
 const SCAN_PATIENCE: Duration = Duration::from_secs(20);
 
 /// One loan.

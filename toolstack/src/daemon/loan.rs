@@ -14,8 +14,9 @@ use crate::host::DeviceFacts;
 use crate::store::Nodes;
 use crate::verb::Reply;
 
-/// pcidom resets a device, by the slowest method with all waits the specification asks for.
-pub(super) const RESET_DEADLINE: Duration = Duration::from_secs(30);
+/// pcidom resets a device: it waits up to 20 s for its scan and up to 60 s for it to come back,
+/// and may have tried other methods before.
+pub(super) const RESET_DEADLINE: Duration = Duration::from_secs(90);
 /// A frontend that is there connects in less than libxl's `wait_for_backend` of 10 s; a guest
 /// that boots gets three times that.
 pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(30);

@@ -12,9 +12,8 @@ use super::stop::STOPS;
 use super::{Client, Daemon, Env, Failure, paths};
 use crate::verb::Reply;
 
-/// pcidom waits up to 20 s for the scan of a device and up to 60 s for it to come back, and
-/// may have tried other methods before.
-pub(super) const BOUND: Duration = Duration::from_secs(90);
+/// As long as the reset of a loan.
+pub(super) const BOUND: Duration = loan::RESET_DEADLINE;
 /// Whoever waits hears this often that it goes on.
 const WORD: Duration = Duration::from_secs(5);
 

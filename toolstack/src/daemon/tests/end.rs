@@ -117,7 +117,7 @@ fn a_pcidom_that_hangs_does_not_keep_the_device() {
     bed.detach("g1", 1, true);
     assert!(bed.xen.of(G).pirqs.is_empty());
     assert_eq!(bed.daemon.next_reply(), None);
-    bed.pass(30);
+    bed.pass(90);
     bed.done();
     bed.assert_clean();
 }
