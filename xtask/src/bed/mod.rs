@@ -72,6 +72,7 @@ impl Bed {
 
     /// Runs one scenario and judges it.
     pub(crate) fn run(&self, scenario: &Scenario, options: &Options) -> Result<Run> {
+        let _alone = run::alone()?;
         let folder = self.folder.join("runs").join(&scenario.name);
         let files = self.prepare(scenario, options, &folder, false)?;
         let mut command = self.emulator.command();
@@ -90,6 +91,7 @@ impl Bed {
 
     /// Boots a scenario's machine for a person.
     pub(crate) fn shell(&self, scenario: &Scenario, options: &Options) -> Result<()> {
+        let _alone = run::alone()?;
         let folder = self.folder.join("runs").join("shell");
         let files = self.prepare(scenario, options, &folder, true)?;
         let mut command = self.emulator.command();

@@ -42,7 +42,6 @@ pub(crate) fn run(
     verbose: bool,
 ) -> Result<(Verdict, String)> {
     progress::say(format_args!("scenario {}: {}", scenario.name, scenario.about));
-    let _alone = alone()?;
     let start = Instant::now();
     let (mut machine, console) = Machine::start(qemu)?;
     let mut watch = Watch {
@@ -105,8 +104,9 @@ pub(crate) fn run(
 }
 
 /// Waits until no other bed runs on this host, and keeps others waiting. Emulated CPUs that
-/// share the host's with another run miss deadlines that the product keeps.
-fn alone() -> Result<File> {
+/// share the host's with another run miss deadlines that the product keeps, and a run's folder
+/// is made anew.
+pub(crate) fn alone() -> Result<File> {
     let path = std::env::temp_dir().join("pcidom-bed.lock");
     let lock = File::options().create(true).append(true).open(&path);
     let lock = lock.with_context(|| format!("cannot open {}", path.display()))?;
