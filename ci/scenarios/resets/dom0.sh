@@ -176,21 +176,30 @@ guest_must g2 60 'modprobe 8139cp && card_works'
 detach g2 "$card0"
 
 step "while a reset waits, another guest is served"
-config=/sys/bus/pci/devices/*/config
-for round in 1 2 3 4; do
-    guest_must g1 60 "bed-probe late $config 400"
+late_of() { guest_must g1 60 'bed-probe late /sys/bus/pci/devices/*/config 100'; }
+begun() { guest_log pcidom | grep -c "$card0 is to be reset"; }
+has_begun() { [ "$(begun)" -gt "$1" ]; }
+beside=0
+for round in 1 2 3 4 5 6; do
+    late_of
     late read >> /tmp/alone.read
     late write >> /tmp/alone.write
-    (while [ ! -e /tmp/enough ]; do pcidomctl reset "$card0" || exit 1; done) > /tmp/resets.out 2>&1 &
+    before=$(begun) || true
+    rm -f /tmp/reset.over
+    # On a conventional bus it waits for a second.
+    (pcidomctl reset "$card0" > /tmp/reset.out 2>&1 || true; touch /tmp/reset.over) &
     resetting=$!
-    guest_must g1 60 "bed-probe late $config 400"
-    late read >> /tmp/busy.read
-    late write >> /tmp/busy.write
-    touch /tmp/enough
-    wait "$resetting" || fail "a reset failed: $(cat /tmp/resets.out)"
-    rm /tmp/enough
-    check "round $round: resets went on" grep -q 'secondary bus reset' /tmp/resets.out
+    wait_for "round $round: a reset has begun" 10 has_begun "$before"
+    late_of
+    if [ ! -e /tmp/reset.over ]; then
+        late read >> /tmp/busy.read
+        late write >> /tmp/busy.write
+        beside=$((beside + 1))
+    fi
+    wait "$resetting" || true
+    check "round $round: it was reset" grep 'secondary bus reset' /tmp/reset.out
 done
+check "$beside rounds were measured while a reset waited" [ "$beside" -ge 3 ]
 # Whatever else goes on in an emulated machine makes it slower, never faster: the best round tells.
 best() { sort -n "$1" | head -n 1; }
 twice() {

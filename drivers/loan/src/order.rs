@@ -42,6 +42,9 @@ pub struct ResetTerms {
     /// is in the pool, and so is every function below it. If there is none, neither is
     /// possible.
     pub port: Option<Sbdf>,
+    /// How many functions are below that port, this device included. If pcidom knows of
+    /// another number, one has just come or gone, and the port is not used.
+    pub below: u16,
     /// Only this method, if one was asked for.
     pub method: Option<Method>,
     /// Being quiet is enough where no method works: a person has said so.
@@ -78,6 +81,10 @@ impl fmt::Display for LoanOrder {
         slot.map_or(Ok(()), |slot| write!(f, " vslot={slot}"))?;
         f.write_str(if *line { "" } else { " line=none" })?;
         reset.port.map_or(Ok(()), |port| write!(f, " port={port}"))?;
+        match reset.below {
+            0 => {}
+            below => write!(f, " below={below}")?,
+        }
         reset.method.map_or(Ok(()), |method| write!(f, " method={}", method.word()))?;
         f.write_str(if reset.lax { " lax" } else { "" })?;
         f.write_str(if reset.force { " force" } else { "" })
@@ -127,17 +134,21 @@ impl LoanOrder {
                 self.reset.port = Some(port.parse().ok()?);
                 Some(3)
             }
+            (Some(("below", number)), _) => {
+                self.reset.below = decimal(number)?;
+                Some(4)
+            }
             (Some(("method", method)), _) => {
                 self.reset.method = Some(method.parse().ok()?);
-                Some(4)
+                Some(5)
             }
             (None, "lax") => {
                 self.reset.lax = true;
-                Some(5)
+                Some(6)
             }
             (None, "force") => {
                 self.reset.force = true;
-                Some(6)
+                Some(7)
             }
             _ => None,
         }
@@ -224,6 +235,7 @@ mod tests {
         };
         let terms = ResetTerms {
             port: Some("0000:00:1c.4".parse().unwrap()),
+            below: 2,
             method: Some(Method::SecondaryBus),
             lax: true,
             force: true,
@@ -243,7 +255,7 @@ mod tests {
         assert_eq!(
             order.to_string(),
             "gen=7 phase=reset guest=3 dev=0000:01:00.0 vslot=2 port=0000:00:1c.4 \
-             method=bus lax force"
+             below=2 method=bus lax force"
         );
     }
 

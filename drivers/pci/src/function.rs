@@ -61,6 +61,9 @@ pub struct Function {
     pub space: u16,
     /// More registers that can't change, and what they hold.
     pub constants: Vec<Constant>,
+    /// It is lent without its interrupt line, which another guest has: INTx Disable stays on,
+    /// whatever is done to it. No scan finds that; who lends says so.
+    pub line_off: bool,
 }
 
 /// A register that is read-only by its specification.
@@ -270,11 +273,13 @@ impl Function {
         })
     }
 
-    /// The decode bits its Command register needs: memory always, since Xen reaches the
-    /// MSI-X table through it, and I/O if there is an I/O BAR.
+    /// The bits that its Command register always has: memory decode, since Xen reaches the
+    /// MSI-X table through it, I/O if there is an I/O BAR, and INTx Disable if it has no line.
     pub fn decode(&self) -> u16 {
         let io = self.bars.iter().any(|bar| bar.kind == BarKind::Io);
-        if io { command::MEMORY | command::IO } else { command::MEMORY }
+        let line = if self.line_off { command::INTX_DISABLE } else { 0 };
+        let io = if io { command::IO } else { 0 };
+        command::MEMORY | io | line
     }
 
     /// Revision and Class Code as one read at 0x08 gives them.

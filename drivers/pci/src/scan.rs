@@ -109,6 +109,7 @@ pub async fn scan(config: &Config) -> Result<Function, ScanError> {
         buses,
         space: CONVENTIONAL_SPACE,
         constants: Vec::new(),
+        line_off: false,
     };
     if endpoint {
         header_constants(config, &mut function).await?;

@@ -240,6 +240,10 @@ impl<P: Platform> Machine<P> {
             // The daemon never does this; if it happens, the guest must not keep the device.
             self.take_back(guest, device, platform);
         }
+        if loan.given {
+            // The guest may have had it, though nobody told us so in time.
+            self.not_clean(device);
+        }
         self.device_is_unused(device, platform);
         if !self.loans.values().any(|other| other.guest() == guest) {
             self.drop_guest(guest, platform);

@@ -221,13 +221,27 @@ impl<P: Platform> Machine<P> {
         let step = self.loans.get(&id).map(|loan| loan.attempt.step).unwrap_or_default();
         let device = scanned(self, order.device)?;
         self.check_unused(id, device.sbdf)?;
-        let alone =
-            |methods| Plan { methods, functions: [device.clone()].into(), port: None };
+        let alone = |methods| Plan {
+            methods,
+            functions: [self.for_reset(device)].into(),
+            port: None,
+        };
         match (step, order.reset.port) {
             (Step::Own, _) => Ok(alone(methods(&order, device))),
             (Step::Port, Some(port)) => self.port_plan(id, device, port),
             (Step::Port | Step::Quiet, _) => Ok(alone(Vec::new())),
         }
+    }
+
+    /// The function as a reset has to leave it.
+    fn for_reset(&self, function: &Function) -> Function {
+        let device = function.sbdf;
+        let without_line = |loan: &super::Loan| {
+            (loan.order.device, loan.order.phase) == (device, Phase::Lent)
+                && !loan.order.line
+        };
+        let line_off = self.loans.values().any(without_line);
+        Function { line_off, ..function.clone() }
     }
 
     fn port_plan(
@@ -254,8 +268,18 @@ impl<P: Platform> Machine<P> {
         if methods.is_empty() {
             return Err(format!("port {} has no hot-plug slot", port.sbdf));
         }
-        let mut functions: Vec<Function> = [device.clone()].into();
-        for below in self.below(port.sbdf, device.sbdf) {
+        let below = self.below(port.sbdf, device.sbdf);
+        let (known, told) = (below.len().saturating_add(1), order.reset.below);
+        if known != usize::from(told) {
+            // It may be somebody else's by now, or dom0 is about to give it to us.
+            return Err(format!(
+                "{known} functions below port {} are known here, and {told} to the daemon: \
+                 one has just come or gone, try it again",
+                port.sbdf
+            ));
+        }
+        let mut functions: Vec<Function> = [self.for_reset(device)].into();
+        for below in below {
             let function = scanned(self, below)?;
             if function.is_bridge() {
                 return Err(format!(
@@ -267,7 +291,7 @@ impl<P: Platform> Machine<P> {
             if !self.tasks.holds(device.sbdf, below) {
                 return Err(format!("{below} has just come: try it again"));
             }
-            functions.push(function.clone());
+            functions.push(self.for_reset(function));
         }
         if !self.tasks.holds(device.sbdf, port.sbdf) {
             return Err(format!("port {} has just come: try it again", port.sbdf));
@@ -299,7 +323,7 @@ impl<P: Platform> Machine<P> {
         let Reset { ticket, plan, since, result } = reset;
         let id = ticket.loan;
         let method = result.as_ref().map(|done| done.method);
-        self.tidy_up(&plan, method.map_err(drop), platform);
+        self.tidy_up(id, &plan, method.map_err(drop), platform);
         let loan = self.loans.get_mut(&id);
         let Some(loan) = loan.filter(|loan| loan.attempt.number == ticket.number) else {
             return;
@@ -347,6 +371,7 @@ impl<P: Platform> Machine<P> {
     /// What the functions of a reset are after it, whatever it was for.
     fn tidy_up(
         &mut self,
+        id: LoanId,
         plan: &Plan,
         method: Result<Option<Method>, ()>,
         platform: &mut P,
@@ -368,6 +393,14 @@ impl<P: Platform> Machine<P> {
             if let Some(guest) = guest.filter(|_| !plan.methods.is_empty()) {
                 self.serve(guest, platform, |server, _, _, _| server.was_reset(device));
                 // It is in use: what is clean now is not so later.
+                self.not_clean(device);
+            }
+            // A guest may have used it while the reset worked on the others.
+            let comes_back = |(other, loan): (&LoanId, &super::Loan)| {
+                *other != id
+                    && (loan.order.device, loan.order.phase) == (device, Phase::Ending)
+            };
+            if self.loans.iter().any(comes_back) {
                 self.not_clean(device);
             }
         }

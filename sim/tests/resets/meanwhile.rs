@@ -34,8 +34,9 @@ fn a_forced_reset_takes_what_a_guest_has_set_and_its_accesses_fail_at_once_meanw
     assert_eq!(ask(&mut scene, &guest, at.0, (1, 0x04, 2), 0x0546).0, 0);
     assert_eq!(ask(&mut scene, &guest, at.0, (0, 0x04, 2), 0), (0, 0x0546));
     hardware(&scene, second, |nvme| nvme.set_ready_after(Duration::from_secs(5)));
-    let text =
-        format!("phase=reset guest=0 dev={first} port=0000:00:02.0 method=bus force");
+    let text = format!(
+        "phase=reset guest=0 dev={first} port=0000:00:02.0 below=2 method=bus force"
+    );
     order(&scene, 200, 1, &text);
     scene.world.run_for(Duration::from_secs(1));
     let since = scene.world.now();
@@ -84,7 +85,12 @@ fn a_reset_that_waits_for_a_slow_card_holds_up_no_guest() {
     for device in [first, scene.device(2)] {
         hardware(&scene, device, |nvme| nvme.set_ready_after(Duration::from_secs(20)));
     }
-    order(&scene, 200, 1, &format!("phase=reset guest=0 dev={first} port=0000:00:02.0"));
+    order(
+        &scene,
+        200,
+        1,
+        &format!("phase=reset guest=0 dev={first} port=0000:00:02.0 below=2"),
+    );
     scene.world.run_for(Duration::from_secs(1));
     let before = guest.borrow().state().ops.len();
     for _ in 0..3 {
@@ -110,8 +116,9 @@ fn resets_that_want_the_same_devices_come_one_after_the_other() {
     for device in [first, second] {
         hardware(&scene, device, |nvme| nvme.set_ready_after(Duration::from_secs(3)));
     }
-    let bus =
-        |device| format!("phase=reset guest=0 dev={device} port=0000:00:02.0 method=bus");
+    let bus = |device| {
+        format!("phase=reset guest=0 dev={device} port=0000:00:02.0 below=2 method=bus")
+    };
     // Own, both, own, both: none may touch what another one holds, and none is forgotten.
     let orders = [
         format!("phase=reset guest=0 dev={first} method=pm"),
@@ -142,7 +149,8 @@ fn an_order_that_is_taken_back_while_it_waits_does_nothing() {
     let (first, second) = (scene.device(1), scene.device(2));
     hardware(&scene, first, |nvme| nvme.set_ready_after(Duration::from_secs(3)));
     order(&scene, 200, 1, &format!("phase=reset guest=0 dev={first} method=pm"));
-    let bus = format!("phase=reset guest=0 dev={second} port=0000:00:02.0 method=bus");
+    let bus =
+        format!("phase=reset guest=0 dev={second} port=0000:00:02.0 below=2 method=bus");
     order(&scene, 201, 1, &bus);
     scene.world.run_for(Duration::from_secs(1));
     forget(&mut scene, 201);
@@ -170,7 +178,8 @@ fn a_device_that_is_unplugged_at_any_moment_of_its_reset_ends_it_with_an_error()
         for millis in [0, 1, 2, 3, 4, 5, 6, 8, 15, 30, 100, 105, 108] {
             let mut scene = two_functions(&[]);
             let (first, gone) = (scene.device(1), scene.device(gone));
-            let text = format!("phase=reset guest=0 dev={first} port=0000:00:02.0");
+            let text =
+                format!("phase=reset guest=0 dev={first} port=0000:00:02.0 below=2");
             order(&scene, 200, 1, &text);
             scene.world.run_for(Duration::from_millis(millis));
             assert_eq!(report(&scene, 200, 1), None);
@@ -199,7 +208,8 @@ fn a_device_that_leaves_the_pool_during_its_reset_does_not_leave_the_bus_in_it()
                     nvme.set_ready_after(Duration::from_secs(2));
                 });
             }
-            let text = format!("phase=reset guest=0 dev={first} port=0000:00:02.0");
+            let text =
+                format!("phase=reset guest=0 dev={first} port=0000:00:02.0 below=2");
             order(&scene, 200, 1, &text);
             scene.world.run_for(Duration::from_millis(millis));
             let leaving = scene.device(leaves);
@@ -230,7 +240,7 @@ fn a_guest_that_dies_during_a_reset_of_its_device_gives_it_back() {
         scene.world.run_for(Duration::from_secs(2));
         hardware(&scene, first, |nvme| nvme.set_ready_after(Duration::from_secs(3)));
         let text = format!(
-            "phase=reset guest={domain} dev={first} port=0000:00:02.0 method=bus"
+            "phase=reset guest={domain} dev={first} port=0000:00:02.0 below=2 method=bus"
         );
         order(&scene, 200, 1, &text);
         scene.world.run_for(Duration::from_millis(millis));
@@ -253,7 +263,9 @@ fn a_daemon_that_dies_during_a_reset_finds_the_device_whole() {
         hardware(&scene, first, |nvme| nvme.set_ready_after(Duration::from_secs(3)));
         let domain = scene.guest("guest").borrow().domain_id();
         scene.ask(|daemon| daemon.attach(domain, first, PCIDOM));
-        let bus = format!("phase=reset guest=0 dev={first} port=0000:00:02.0 method=bus");
+        let bus = format!(
+            "phase=reset guest=0 dev={first} port=0000:00:02.0 below=2 method=bus"
+        );
         order(&scene, 200, 1, &bus);
         scene.world.run_for(Duration::from_millis(millis));
         scene.kill_daemon();

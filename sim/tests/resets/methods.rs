@@ -16,7 +16,8 @@ fn each_method_works_from_the_order_to_the_report() {
         let fresh = bytes(&scene);
         hardware(&scene, first, |nvme| nvme.set_bytes(0x42, &[0x40, 0x80]));
         let before = resets(&scene, second);
-        let order = format!("phase=prepare guest={NOBODY} dev={first} port={port}");
+        let order =
+            format!("phase=prepare guest={NOBODY} dev={first} port={port} below=2");
         let text = ready(obey(&mut scene, &order));
         let told = match method.is_of_port() {
             true => format!("{method} at {port} of {first} and {second}, "),
@@ -40,13 +41,13 @@ fn a_method_that_has_no_effect_is_told_and_the_port_is_used() {
     hardware(&scene, first, |nvme| {
         nvme.set_fault(Fault::Ignores(Method::FunctionLevel));
     });
-    let order = format!("phase=reset guest=0 dev={first} port={port}");
+    let order = format!("phase=reset guest=0 dev={first} port={port} below=2");
     let text = ready(obey(&mut scene, &order));
     assert!(text.starts_with("secondary bus reset at 0000:00:02.0 of "), "{text}");
     let end = " ms, after function level reset had no effect on 0000:22:00.0";
     assert!(text.ends_with(end), "{text}");
     // And only what was asked for.
-    let order = format!("phase=reset guest=0 dev={first} port={port} method=flr");
+    let order = format!("phase=reset guest=0 dev={first} port={port} below=2 method=flr");
     assert_eq!(
         failed(obey(&mut scene, &order)),
         "no reset works: function level reset had no effect on 0000:22:00.0"

@@ -52,11 +52,11 @@ fn a_reset_that_a_rule_forbids_touches_nothing_and_says_which() {
             &format!("{port} port 0000:00:03.0 leads to bus 23, where {device} is not"),
         );
         refused(
-            " port=0000:00:02.0 method=slot",
+            " port=0000:00:02.0 below=2 method=slot",
             "no reset works: no slot or bus reset: port 0000:00:02.0 has no hot-plug slot",
         );
         refused(
-            " port=0000:00:02.0 method=af",
+            " port=0000:00:02.0 below=2 method=af",
             &format!(
                 "no reset works: {device} has no function level reset by Advanced Features"
             ),
@@ -82,7 +82,7 @@ fn a_neighbour_that_is_not_scanned_or_is_a_bridge_forbids_a_reset_of_the_bus() {
     let (first, second) = (scene.device(1), scene.device(2));
     hardware(&scene, second, |nvme| nvme.set_fault(Fault::Gone));
     scene.serve();
-    let text = format!("phase=reset guest=0 dev={first} port=0000:00:02.0");
+    let text = format!("phase=reset guest=0 dev={first} port=0000:00:02.0 below=2");
     let before = bytes(&scene);
     let reason = failed(obey(&mut scene, &text));
     assert!(reason.contains(&format!("reset: {second} not scanned: ")), "{reason}");
@@ -115,7 +115,7 @@ fn neighbour_lent() -> (Scene, DomId) {
 fn a_neighbour_that_is_lent_forbids_it_unless_a_person_forces_it() {
     let (mut scene, domain) = neighbour_lent();
     let (first, second) = (scene.device(1), scene.device(2));
-    let text = format!("dev={first} port=0000:00:02.0 method=bus");
+    let text = format!("dev={first} port=0000:00:02.0 below=2 method=bus");
     let reason = format!(
         "no reset works: no slot or bus reset: {second} is lent to domain {domain}: \
          detach it there first, or force it"
@@ -133,27 +133,78 @@ fn a_neighbour_that_is_lent_forbids_it_unless_a_person_forces_it() {
     scene.check();
 }
 
+/// Advisory 461, and a person who insists on a reset.
+#[test]
+fn a_forced_reset_does_not_give_back_a_line_that_is_another_guests() {
+    let mut scene = two_functions(&[Method::FunctionLevel]);
+    let first = scene.device(1);
+    let text = |phase: &str| format!("phase={phase} guest={NOBODY} dev={first}");
+    order(&scene, 200, 1, &text("prepare"));
+    ready(wait(&mut scene, 200, 1));
+    order(&scene, 200, 1, &format!("{} line=none", text("lent")));
+    scene.world.run_for(Duration::from_secs(1));
+    let count = |scene: &Scene| hardware(scene, first, |nvme| nvme.resets());
+    let before = count(&scene);
+    ready(obey(&mut scene, &format!("{} method=flr force", text("reset"))));
+    assert_eq!(count(&scene), before + 1);
+    let command = hardware(&scene, first, |nvme| nvme.word(0x04) & 0xffff);
+    assert_eq!(command & 0x0400, 0x0400, "COMMAND is {command:#06x}");
+}
+
+#[test]
+fn what_was_ready_and_then_forgotten_may_have_been_lent() {
+    let mut scene = two_functions(&[]);
+    let (first, second) = (scene.device(1), scene.device(2));
+    let text = |device| {
+        format!("phase=prepare guest={NOBODY} dev={device} port=0000:00:02.0 below=2")
+    };
+    order(&scene, 200, 1, &text(first));
+    ready(wait(&mut scene, 200, 1));
+    order(&scene, 201, 2, &text(second));
+    assert_eq!(
+        ready(wait(&mut scene, 201, 2)),
+        format!("secondary bus reset, with {first}")
+    );
+    // A daemon that lent it and took it back while we slept leaves no more than this.
+    forget(&mut scene, 201);
+    order(&scene, 201, 3, &text(second));
+    assert!(failed(wait(&mut scene, 201, 3)).contains("is lent to domain 77"));
+}
+
+/// Who reads sysfs and who reads the link can see a device come or go at different times.
+#[test]
+fn a_port_is_not_used_while_daemon_and_pcidom_know_of_different_functions() {
+    for (below, told) in [(" below=1", 1), (" below=3", 3), ("", 0)] {
+        let mut scene = two_functions(&[]);
+        let first = scene.device(1);
+        let text = format!("phase=reset guest=0 dev={first} port=0000:00:02.0{below}");
+        let reason = format!(
+            "no reset works: the device can't reset itself; no slot or bus reset: \
+             2 functions below port 0000:00:02.0 are known here, and {told} to the \
+             daemon: one has just come or gone, try it again"
+        );
+        refused(&mut scene, &text, &reason);
+    }
+}
+
 #[test]
 fn what_was_reset_with_a_neighbour_is_clean_until_it_is_lent() {
     let mut scene = two_functions(&[]);
     let (first, second) = (scene.device(1), scene.device(2));
     let text = |phase: &str, device| {
-        format!("phase={phase} guest={NOBODY} dev={device} port=0000:00:02.0")
+        format!("phase={phase} guest={NOBODY} dev={device} port=0000:00:02.0 below=2")
     };
     order(&scene, 200, 1, &text("prepare", first));
     assert!(ready(wait(&mut scene, 200, 1)).starts_with("secondary bus reset at"));
     // The first one is on its way to a guest.
     let before = bytes(&scene);
-    order(&scene, 201, 2, &text("prepare", second));
-    let clean = ready(wait(&mut scene, 201, 2));
-    assert_eq!(clean, format!("secondary bus reset, with {first}"));
-    assert_eq!(bytes(&scene), before);
     // What a person asks for by name is not that.
-    forget(&mut scene, 201);
     let asked = format!("{} method=bus", text("prepare", second));
     assert!(failed(obey(&mut scene, &asked)).contains("is lent to domain 77"));
     order(&scene, 201, 3, &text("prepare", second));
-    ready(wait(&mut scene, 201, 3));
+    let clean = ready(wait(&mut scene, 201, 3));
+    assert_eq!(clean, format!("secondary bus reset, with {first}"));
+    assert_eq!(bytes(&scene), before);
     // It comes back, and nothing can reset it; then it is quiet at least, and not clean.
     hardware(&scene, second, |nvme| nvme.set_bytes(0x42, &[0x40, 0x80]));
     order(&scene, 201, 3, &text("ending", second));
@@ -186,8 +237,9 @@ fn what_was_reset_with_a_neighbour_is_clean_until_it_is_lent() {
 fn a_reset_that_failed_leaves_nobody_clean() {
     let mut scene = two_functions(&[]);
     let (first, second) = (scene.device(1), scene.device(2));
-    let text =
-        |device| format!("phase=prepare guest={NOBODY} dev={device} port=0000:00:02.0");
+    let text = |device| {
+        format!("phase=prepare guest={NOBODY} dev={device} port=0000:00:02.0 below=2")
+    };
     ready(obey(&mut scene, &text(first)));
     hardware(&scene, first, |nvme| nvme.set_fault(Fault::KeepsMsix));
     let reason = failed(obey(&mut scene, &text(second)));
@@ -203,7 +255,8 @@ fn what_comes_to_the_bus_while_a_reset_waits_for_its_turn_is_not_taken_along() {
     let (first, second, pcidom) = (scene.device(1), scene.device(2), scene.pcidom_id);
     assert!(scene.xl.pci_detach(&mut scene.world, pcidom, second));
     hardware(&scene, first, |nvme| nvme.set_ready_after(Duration::from_secs(5)));
-    let bus = format!("phase=reset guest=0 dev={first} port=0000:00:02.0 method=bus");
+    let bus =
+        format!("phase=reset guest=0 dev={first} port=0000:00:02.0 below=2 method=bus");
     order(&scene, 200, 1, &format!("phase=reset guest=0 dev={first} method=pm"));
     order(&scene, 201, 2, &bus);
     assert!(scene.xl.pci_attach(&mut scene.world, pcidom, second));
@@ -223,7 +276,7 @@ fn what_comes_to_the_bus_while_a_reset_waits_for_its_turn_is_not_taken_along() {
 fn who_was_clean_only_until_its_turn_came_is_not() {
     let mut scene = two_functions(&[]);
     let (first, second) = (scene.device(1), scene.device(2));
-    let bus = format!("phase=reset guest=0 dev={first} port=0000:00:02.0");
+    let bus = format!("phase=reset guest=0 dev={first} port=0000:00:02.0 below=2");
     ready(obey(&mut scene, &bus));
     hardware(&scene, first, |nvme| {
         nvme.set_ready_after(Duration::from_secs(3));

@@ -9,9 +9,8 @@ use pcidom_pci::reset::Method;
 use pcidom_xenbus::DomId;
 
 use super::resets::{Asker, Reset};
-use super::terms::{NoPort, Port};
+use super::terms::{NoPort, Port, count};
 use super::{Daemon, Env, Failure, Noted, Stage, paths};
-use crate::host::DeviceFacts;
 use crate::store::StoreError;
 
 fn refused<T>(text: impl Into<String>) -> Result<T, Failure> {
@@ -73,18 +72,22 @@ impl Daemon {
                 return self.refuse_port(env, device);
             }
         } else {
-            let facts = DeviceFacts::read(&env.host.device(device)?)?;
-            env.host.arm(device, &facts.quirks)?;
+            // As it was when it was lent: what it shows now is the guest's to change.
+            let facts = self.loan_of(device).and_then(|(id, _)| self.loans.get(&id));
+            let facts = facts.and_then(|loan| loan.facts.as_ref());
+            let quirks = facts.map(|facts| facts.quirks.clone()).unwrap_or_default();
+            env.host.arm(device, &quirks)?;
         }
         if let Some(Port { port, .. }) = port {
             self.refresh(env, pcidom, port)?;
         }
         let scope = port.as_ref().map_or_else(|| vec![device], |p| p.below.clone());
+        let below = if port.is_some() { count(&scope) } else { 0 };
         let port = port.map(|port| port.port);
         self.end_leases_in(env, &scope)?;
         let generation = self.generation + 1;
         let Wanted { method, force, .. } = wanted;
-        let terms = ResetTerms { port, method, lax: false, force };
+        let terms = ResetTerms { port, below, method, lax: false, force };
         let reset = Reset::new(
             (pcidom, vm, device),
             (port, scope),

@@ -199,7 +199,8 @@ impl Daemon {
             None => Some("pcidom is gone".into()),
             Some(pcidom) if pcidom.stopping => Some(STOPS.into()),
             Some(_) => {
-                let needed = reset.port.into_iter().chain([reset.device]);
+                // As many as the order says are below the port.
+                let needed = reset.port.iter().chain(&reset.scope).copied();
                 let mut left = needed.filter(|it| !self.in_pool(reset.pcidom, *it));
                 left.next().map(|it| format!("{it} left the pool"))
             }

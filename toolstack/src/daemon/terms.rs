@@ -135,7 +135,7 @@ impl Daemon {
         let plain = ResetTerms { lax, ..ResetTerms::default() };
         match port.and_then(|port| self.with_nothing_lent(port)) {
             Ok(Port { port, below }) => Terms {
-                order: ResetTerms { port: Some(port), ..plain },
+                order: ResetTerms { port: Some(port), below: count(&below), ..plain },
                 reach: below,
                 no_port: None,
             },
@@ -185,4 +185,9 @@ impl Daemon {
             log::warn!("the port {port} above {device}: {error}");
         }
     }
+}
+
+/// As an order has it.
+pub(super) fn count(below: &[Sbdf]) -> u16 {
+    u16::try_from(below.len()).unwrap_or(u16::MAX)
 }

@@ -7,7 +7,7 @@ use super::subject::{
     COMMAND, Deed, Step, base_address, device_control, power_control, rom_address,
 };
 use crate::function::{BarKind, Function};
-use crate::regs::{bar, header, pcie, pm};
+use crate::regs::{bar, command, header, pcie, pm};
 
 /// Writes the recorded BARs and Device Control back, turns decoding off and on, and looks that
 /// the function is as it was scanned, and quiet: MSI, bus mastering and these bits of MSI-X's
@@ -26,7 +26,8 @@ pub(super) fn restore(function: &Function, msix_bits: u16) -> Vec<Step> {
         steps.push((place, Deed::Write(control)));
         steps.push((place, Deed::Is(control, u32::from(!pcie::INITIATE_FLR))));
     }
-    steps.push((COMMAND, Deed::Write(0)));
+    let off = function.decode() & command::INTX_DISABLE;
+    steps.push((COMMAND, Deed::Write(off.into())));
     steps.push((COMMAND, Deed::Write(function.decode().into())));
     if let Some(pm) = &function.pm {
         let off = Deed::Off(pm::STATE.into(), "PowerState");

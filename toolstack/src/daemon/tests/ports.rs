@@ -105,7 +105,7 @@ fn orders_name_the_port_where_all_below_it_is_in_the_pool() {
     bed.give_port(&[1, 2]);
     bed.pcidom_serves = false;
     bed.attach("g1", 1);
-    let by_port = ResetTerms { port: Some(port()), ..ResetTerms::default() };
+    let by_port = ResetTerms { port: Some(port()), below: 2, ..ResetTerms::default() };
     assert_eq!(terms(&bed, Phase::Prepare), by_port);
     bed.pcidom_serves = true;
     bed.settle();

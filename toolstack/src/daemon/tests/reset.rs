@@ -52,7 +52,10 @@ fn a_device_is_reset_and_whoever_asked_hears_how() {
     assert!(text.contains("port 0000:00:02.0") && text.contains("with 0000:02:00.0"));
     let LoanOrder { phase, guest, device: ordered, reset, .. } = bed.order(0).unwrap();
     assert_eq!((phase, guest, ordered), (Phase::Reset, DOM0.0, device(1)));
-    assert_eq!(reset, ResetTerms { port: Some(port()), ..ResetTerms::default() });
+    assert_eq!(
+        reset,
+        ResetTerms { port: Some(port()), below: 2, ..ResetTerms::default() }
+    );
     let shown = status(&mut bed);
     assert_eq!(shown.pcidoms[0].pool[1].state, "resetting");
     bed.pass(3);
@@ -102,7 +105,8 @@ fn a_bus_reset_is_ordered_with_port_and_method() {
         assert!(text.contains(&format!("by {method}; ")), "{text}");
         assert!(text.contains("with nothing else"), "{text}");
         let method = Some(method);
-        let terms = ResetTerms { port: Some(port()), method, ..ResetTerms::default() };
+        let terms =
+            ResetTerms { port: Some(port()), below: 1, method, ..ResetTerms::default() };
         assert_eq!(bed.order(0).unwrap().reset, terms);
     }
 }

@@ -103,6 +103,22 @@ fn a_used_nvme_comes_back_as_it_was_scanned() {
     );
 }
 
+/// Advisory 461: its guest could hold up another guest's interrupts by it.
+#[test]
+fn a_line_that_is_off_is_off_before_and_after_a_reset() {
+    for methods in [&[Method::FunctionLevel][..], &[]] {
+        let mut backend = nvme();
+        let mut function = scanned(&mut backend);
+        function.line_off = true;
+        used(&mut backend);
+        assert!(reset_by(&mut backend, &function, methods).0.is_ok());
+        let commands: Vec<u32> =
+            writes(&mut backend).iter().filter(|w| w.0 == 0x04).map(|w| w.2).collect();
+        assert!(!commands.is_empty() && commands.iter().all(|c| c & 0x0400 != 0));
+        assert_eq!(backend.hardware().word(0x04) & 0xffff, 0x0402);
+    }
+}
+
 #[test]
 fn without_a_method_a_function_is_made_quiet() {
     let mut backend = e1000e();
