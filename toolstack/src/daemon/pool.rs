@@ -199,21 +199,21 @@ impl Daemon {
         env: &mut Env<'_>,
         domain: DomId,
     ) -> Result<(), Failure> {
-        let present = read_pool(env, domain)?;
+        let exports = read_pool(env, domain)?;
         let Some(pcidom) = self.pcidoms.get_mut(&domain) else { return Ok(()) };
-        let known: BTreeSet<Sbdf> = pcidom.pool.keys().copied().collect();
-        for device in known.difference(&present) {
+        let known = pcidom.pool.keys().copied();
+        let gone: Vec<Sbdf> = known.filter(|device| exports.lack(*device)).collect();
+        for device in &gone {
             if let Some(entry) = pcidom.pool.get_mut(device) {
                 entry.state = PoolState::Leaving;
             }
             log::info!("{device} leaves the pool of pcidom {domain}");
         }
-        let gone: Vec<Sbdf> = known.difference(&present).copied().collect();
         self.advance_all(env, |loan| gone.contains(&loan.record.device.0));
         for device in gone {
             self.forget_if_left(env, domain, device)?;
         }
-        for device in present {
+        for device in exports.present {
             let state = self
                 .pcidoms
                 .get(&domain)
@@ -450,13 +450,31 @@ impl Daemon {
     }
 }
 
-/// The devices that dom0 exports to a pcidom and does not take back just now.
-fn read_pool(env: &mut Env<'_>, domain: DomId) -> Result<BTreeSet<Sbdf>, Failure> {
+/// What dom0's end of the A-link says of its devices.
+#[derive(Default)]
+struct Exports {
+    /// It exports them, and does not take them back just now.
+    present: BTreeSet<Sbdf>,
+    /// It takes them back.
+    leaving: BTreeSet<Sbdf>,
+    /// An entry is missing.
+    torn: bool,
+}
+
+impl Exports {
+    /// Whether a device that was there is gone. libxl moves entries in one transaction, but
+    /// xend did it node by node, and counted them last: meanwhile a device that has no entry
+    /// may just be between two of them.
+    fn lack(&self, device: Sbdf) -> bool {
+        !self.present.contains(&device) && (!self.torn || self.leaving.contains(&device))
+    }
+}
+
+fn read_pool(env: &mut Env<'_>, domain: DomId) -> Result<Exports, Failure> {
     let link = paths::pool_link(domain);
-    let mut present = BTreeSet::new();
-    // Read as one: libxl moves the entries when it removes one.
+    let mut exports = Exports::default();
     env.store.transaction(&mut |nodes| {
-        present.clear();
+        exports = Exports::default();
         let count = nodes.read(&format!("{link}/num_devs"))?;
         let count = count.and_then(|count| count.trim().parse().ok()).unwrap_or(0);
         for number in 0..MAX_POOL.min(count) {
@@ -464,15 +482,17 @@ fn read_pool(env: &mut Env<'_>, domain: DomId) -> Result<BTreeSet<Sbdf>, Failure
             let state = nodes.read(&format!("{link}/state-{number}"))?;
             let state = XenbusState::parse(state.as_deref());
             let leaving = matches!(state, XenbusState::Closing | XenbusState::Closed);
-            if let Some(device) = device.and_then(|d| d.trim().parse().ok())
-                && !leaving
-            {
-                present.insert(device);
+            exports.torn |= device.is_none();
+            if let Some(device) = device.and_then(|d| d.trim().parse().ok()) {
+                match leaving {
+                    true => exports.leaving.insert(device),
+                    false => exports.present.insert(device),
+                };
             }
         }
         Ok(())
     })?;
-    Ok(present)
+    Ok(exports)
 }
 
 /// Takes from pcidom what libxl gave it, and arms pciback; does nothing to whoever else has

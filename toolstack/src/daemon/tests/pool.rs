@@ -1,6 +1,6 @@
 use pcidom_loan::LeaseAsk;
 
-use super::bed::{Bed, P, POOL, device};
+use super::bed::{Bed, G, P, POOL, device};
 use crate::fake::{Holdings, Owner};
 use crate::host::EcamRegion;
 use crate::store::Permissions;
@@ -51,6 +51,44 @@ fn a_device_that_dom0_takes_back_leaves_the_pool() {
     assert_eq!(bed.xen.of(P), Holdings::default());
     bed.attach("g1", 2);
     bed.done();
+}
+
+/// xend moved entries up node by node, and counted them last.
+#[test]
+fn a_lent_device_whose_entry_is_being_moved_has_not_left() {
+    let mut bed = Bed::new();
+    bed.attach("g1", 2);
+    bed.done();
+    let name = device(2).to_string();
+    bed.set(&format!("{POOL}/state-0"), "5");
+    bed.settle();
+    assert_eq!(bed.get("/local/domain/1/pcidom/pool/0000-01-00-0"), None);
+    let steps = [
+        ("dev-0", None),
+        ("state-0", None),
+        ("dev-1", None),
+        ("dev-0", Some(name.as_str())),
+        ("state-1", None),
+        ("state-0", Some("3")),
+        ("num_devs", Some("1")),
+    ];
+    for (key, value) in steps {
+        match value {
+            Some(value) => bed.set(&format!("{POOL}/{key}"), value),
+            None => bed.remove(&format!("{POOL}/{key}")),
+        }
+        bed.settle();
+        let node = bed.get("/local/domain/1/pcidom/pool/0000-02-00-0");
+        assert_eq!(node.as_deref(), Some("quarantined"), "{key}");
+    }
+    assert!(bed.lent_to(G, 2));
+    bed.detach("g1", 2, false);
+    bed.done();
+    // And with the last entry it has.
+    bed.remove(&format!("{POOL}/dev-0"));
+    bed.set(&format!("{POOL}/num_devs"), "0");
+    bed.settle();
+    assert_eq!(bed.get("/local/domain/1/pcidom/pool/0000-02-00-0"), None);
 }
 
 /// What libxl does at the end of `xl pci-attach`, after a `xl pci-detach` that the daemon
