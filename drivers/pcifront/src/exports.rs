@@ -38,6 +38,34 @@ impl Export {
     }
 }
 
+/// How many entries there are, as far as that is said.
+fn count<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Option<usize> {
+    let count = get("num_devs")?.trim().parse::<usize>().ok()?;
+    Some(count.min(MAX_EXPORTS))
+}
+
+/// Whether an entry that a backend directory counts names no device.
+///
+/// libxl moves entries up in one transaction. xend did it node by node and counted them last:
+/// meanwhile entries are missing, and so may be those of devices that do not leave.
+pub fn is_torn<'a>(get: impl Fn(&str) -> Option<&'a str>) -> bool {
+    let mut entries = 0..count(&get).unwrap_or(0);
+    entries.any(|n| get(&format!("dev-{n}")).is_none())
+}
+
+/// What a torn directory leaves out is taken to be as it was.
+pub fn fill_gaps<'a>(exports: &mut Vec<Export>, known: impl Iterator<Item = &'a Export>) {
+    for known in known {
+        match exports.iter_mut().find(|export| export.device == known.device) {
+            None => exports.push(*known),
+            Some(export) if export.at.is_none() && !export.is_leaving() => {
+                *export = *known;
+            }
+            Some(_) => {}
+        }
+    }
+}
+
 /// Reads a backend directory; `get` has the values of its nodes, all read in one
 /// transaction.
 ///
@@ -45,9 +73,7 @@ impl Export {
 /// an entry whose `dev-N` is missing or unreadable is left out, and so is one that names a
 /// device again.
 pub fn parse_exports<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Vec<Export> {
-    let count = get("num_devs")
-        .and_then(|text| text.trim().parse::<usize>().ok())
-        .map_or(MAX_EXPORTS, |count| count.min(MAX_EXPORTS));
+    let count = count(&get).unwrap_or(MAX_EXPORTS);
     let mut exports: Vec<Export> = Vec::new();
     for n in 0..count {
         let node = |name: &str| get(&format!("{name}-{n}")).map(str::trim);

@@ -11,7 +11,7 @@ use pcidom_pci::scan::ScanError;
 use pcidom_pci::{AccessError, Sbdf, VirtualBdf};
 use pcidom_script::Instant;
 use pcidom_xenbus::{DomId, GrantRef, Port, XenbusState, pciif};
-use pcifront::exports::{Export, parse_exports};
+use pcifront::exports::{Export, fill_gaps, is_torn, parse_exports};
 use pcifront::link::{self, Link};
 use vecmap::{VecMap, VecSet};
 
@@ -67,6 +67,8 @@ pub(super) struct Alink<P: Platform> {
     searched: bool,
     /// When to look again after something went wrong on our side, which nobody tells us of.
     again: Backoff,
+    /// When the directory was read last, an entry was missing. Nobody tells us when it is not.
+    torn: bool,
     /// Devices that dom0 takes away while they are lent, and until when that may wait.
     leaving: VecMap<Sbdf, Instant>,
     /// Those of them that dom0 has given us again meanwhile: they are taken in once their
@@ -92,6 +94,7 @@ impl<P: Platform> Alink<P> {
             back: None,
             searched: false,
             again: Backoff::default(),
+            torn: false,
             leaving: VecMap::new(),
             returning: VecMap::new(),
             open: None,
@@ -150,9 +153,15 @@ impl<P: Platform> Machine<P> {
                     return;
                 }
             }
-            LinkDone::Dir(Some(nodes)) => link::Event::Devices(parse_exports(|key| {
-                nodes.get(key).map(String::as_str)
-            })),
+            LinkDone::Dir(Some(nodes)) => {
+                let get = |key: &str| nodes.get(key).map(String::as_str);
+                let mut exports = parse_exports(get);
+                self.alink.torn = is_torn(get);
+                if self.alink.torn {
+                    fill_gaps(&mut exports, self.alink.link.devices());
+                }
+                link::Event::Devices(exports)
+            }
             LinkDone::Dir(None) => link::Event::ReadFailed,
             LinkDone::Opened(Ok(())) => link::Event::Opened,
             LinkDone::Opened(Err(error)) => {
@@ -182,6 +191,9 @@ impl<P: Platform> Machine<P> {
     fn alink_event(&mut self, event: link::Event, platform: &mut P) {
         match event {
             link::Event::OpenFailed | link::Event::ReadFailed => {
+                self.alink.again.failed(platform.now());
+            }
+            link::Event::Devices(_) if self.alink.torn => {
                 self.alink.again.failed(platform.now());
             }
             link::Event::Opened | link::Event::Devices(_) => {

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use pcidom_pci::VirtualBdf;
 use pcidom_xenbus::XenbusState;
 
-use crate::exports::{Export, MAX_EXPORTS, parse_exports};
+use crate::exports::{Export, MAX_EXPORTS, fill_gaps, is_torn, parse_exports};
 
 fn parse_map(entries: &BTreeMap<String, String>) -> Vec<Export> {
     parse_exports(|key| entries.get(key).map(String::as_str))
@@ -84,4 +84,45 @@ fn a_directory_without_end_is_read_to_the_bound() {
     let mut entries: BTreeMap<_, _> = entries.collect();
     entries.insert("num_devs".into(), "2000".into());
     assert_eq!(parse_map(&entries).len(), MAX_EXPORTS);
+}
+
+#[test]
+fn a_directory_whose_entries_are_being_moved_is_torn() {
+    let torn = |entries: &[(&str, &str)]| {
+        is_torn(|key| {
+            entries.iter().find(|(name, _)| *name == key).map(|(_, text)| *text)
+        })
+    };
+    let (first, second) = (("dev-0", "01:00.0"), ("dev-1", "02:00.0"));
+    assert!(!torn(&[("num_devs", "2"), first, second]));
+    assert!(!torn(&[("num_devs", "1"), first, second]));
+    assert!(!torn(&[("num_devs", "1"), ("dev-0", "hello")]));
+    assert!(!torn(&[("num_devs", "0")]) && !torn(&[]) && !torn(&[second]));
+    assert!(torn(&[("num_devs", "2"), first]));
+    assert!(torn(&[("num_devs", "2"), second]));
+    assert!(torn(&[("num_devs", "4000000000"), first]));
+}
+
+#[test]
+fn what_a_torn_directory_leaves_out_is_as_it_was() {
+    let whole = |n| {
+        let device = format!("0{n}:00.0");
+        let at = format!("0000:00:0{n}.00");
+        parse(&[("dev-0", &device), ("vdev-0", &at), ("state-0", "3")])[0]
+    };
+    let known = [1, 2, 3, 4].map(whole);
+    let mut exports = parse(&[
+        ("num_devs", "4"),
+        // On its way: it has no place yet.
+        ("dev-0", "02:00.0"),
+        // It leaves.
+        ("dev-1", "03:00.0"),
+        ("state-1", "5"),
+        // Another place is another export.
+        ("dev-2", "04:00.0"),
+        ("vdev-2", "0000:00:09.00"),
+    ]);
+    let [_, leaves, elsewhere] = exports[..] else { panic!("{exports:?}") };
+    fill_gaps(&mut exports, known.iter());
+    assert_eq!(exports, [known[1], leaves, elsewhere, known[0]]);
 }
