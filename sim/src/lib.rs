@@ -9,7 +9,8 @@
 //! * XenStore: [`store`].
 //! * [`platform`]: one domain as the event loop sees it, and [`pcidom`]: the event loop.
 //! * [`daemon`]: `pcidomctl daemon`, its core on the simulated dom0.
-//! * [`pciback`]: dom0's Linux xen-pciback, [`xl`]: dom0's libxl.
+//! * [`pciback`]: dom0's Linux xen-pciback, [`xl`]: dom0's libxl, [`xend`]: what was there
+//!   before it.
 //! * [`linux_guest`]: a Linux guest with xen-pcifront and an NVMe-like driver;
 //!   [`own_front`]: a guest with our own.
 //! * [`scene`]: a host with all of them, for tests to start from.
@@ -29,6 +30,7 @@ pub mod store;
 pub mod trace;
 pub mod world;
 pub mod xen;
+pub mod xend;
 pub mod xl;
 
 pub use agenda::Agenda;

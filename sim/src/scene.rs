@@ -130,6 +130,25 @@ impl Scene {
 
     /// The same with devices of the caller's making.
     pub fn with(seed: u64, devices: impl FnOnce(&World) -> Vec<Sbdf>) -> Self {
+        Self::with_pool(seed, devices, true)
+    }
+
+    /// A pcidom that serves and was created without `pci=`, and `count` controllers that can
+    /// be attached to it.
+    ///
+    /// # Panics
+    /// If pcidom does not serve.
+    pub fn with_empty_pool(seed: u64, count: u32) -> Self {
+        let mut scene = Self::with_pool(seed, |world| nvmes(world, count, 1), false);
+        scene.serve();
+        scene
+    }
+
+    fn with_pool(
+        seed: u64,
+        devices: impl FnOnce(&World) -> Vec<Sbdf>,
+        pooled: bool,
+    ) -> Self {
         let mut world = World::new(seed);
         let devices = devices(&world);
         let pciback = LinuxPciback::new(world.xen(), world.store());
@@ -139,7 +158,8 @@ impl Scene {
             xl.assignable_add(*device);
         }
         let config = DomainConfig::default();
-        let pcidom_id = xl.create_with_devices(PCIDOM, config, &devices);
+        let pool = if pooled { &devices[..] } else { &[] };
+        let pcidom_id = xl.create_with_devices(PCIDOM, config, pool);
         let pcidom = Pcidom::boot(world.xen(), world.store(), pcidom_id);
         let pcidom = world.add(pcidom);
         Self { world, xl, pciback, daemon: None, pcidom, pcidom_id, devices }

@@ -182,10 +182,15 @@ impl Xl {
         (0..count).filter_map(|n| self.store.get(&format!("{dir}/dev-{n}"))).collect()
     }
 
-    /// Steps 6 to 12 of an attach: lock, reset, resources, interrupt, IOMMU. If the last one
-    /// fails the rights stay, as they do with libxl.
+    /// Steps 6 to 12 of an attach: lock, and all that comes with the device.
     fn give(&self, domain: DomId, device: Sbdf) -> bool {
         must(self.store.write(&lock(device), &domain.to_string()));
+        self.hand_over(domain, device)
+    }
+
+    /// Reset, resources, interrupt, IOMMU. If the last one fails the rights stay, as they do
+    /// with libxl.
+    pub(crate) fn hand_over(&self, domain: DomId, device: Sbdf) -> bool {
         reset_by_dom0(&self.xen, device);
         self.rights(domain, device, true);
         let assigned = self.xen.assign_device(DomId::DOM0, domain, device);
@@ -194,7 +199,7 @@ impl Xl {
     }
 
     /// Steps a to d of a detach, whoever has the device by now.
-    fn take(&self, domain: DomId, device: Sbdf) {
+    pub(crate) fn take(&self, domain: DomId, device: Sbdf) {
         self.rights(domain, device, false);
         reset_by_dom0(&self.xen, device);
         logged(self.xen.deassign_device(DomId::DOM0, domain, device));
@@ -323,11 +328,26 @@ impl Xl {
     }
 
     fn drop_directories(&self, domain: DomId) {
-        must(self.store.remove(&format!("/local/domain/{domain}/device/pci/0")));
-        must(self.store.remove(&format!("/local/domain/0/backend/pci/{domain}")));
+        self.clean_up(&format!("/local/domain/{domain}/device/pci/0"));
+        self.clean_up(&back_dir(domain));
     }
 
-    fn wait_connected(&self, world: &mut World, domain: DomId) -> bool {
+    /// `libxl__xs_path_cleanup`: with a node go those above it that are empty then.
+    fn clean_up(&self, path: &str) {
+        must(self.store.remove(path));
+        let mut above = path.rsplit_once('/');
+        while let Some((dir, _)) = above.filter(|(dir, _)| {
+            let is_empty = |names: &Vec<String>| names.is_empty();
+            self.store.read(dir).as_deref() == Ok("")
+                && self.store.directory(dir).as_ref().is_ok_and(is_empty)
+        }) {
+            must(self.store.remove(dir));
+            above = dir.rsplit_once('/');
+        }
+    }
+
+    /// Lets the world run until dom0's backend is in Connected, but not for ever.
+    pub(crate) fn wait_connected(&self, world: &mut World, domain: DomId) -> bool {
         let path = format!("{}/state", back_dir(domain));
         let connected = world.run_until(WAIT, |_| {
             let state = self.store.read(&path).ok();
