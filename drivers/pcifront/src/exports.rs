@@ -14,7 +14,7 @@ pub const MAX_EXPORTS: usize = 256;
 ///
 /// It is known by its physical address, never by its place in the directory: the toolstack
 /// moves entries up when one is removed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Export {
     /// Its physical address, `dev-N`.
     pub device: Sbdf,

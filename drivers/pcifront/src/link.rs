@@ -19,7 +19,9 @@
 //! *Linked* are Initialised, Connected, Releasing and Reconfiguring. What happens on the way:
 //!
 //! 1. `Open`: page, port, three keys, own state 3.
-//! 2. What the backend has said meanwhile is looked at now.
+//! 2. What the backend has said meanwhile is looked at now. If the directories have gone
+//!    meanwhile, ours is one that has been made since, or we are about to be told that it
+//!    is gone as well: the page is published, and dom0 may have mapped it already.
 //! 3. `ReadDevices`, then `Added` for each, own state 4.
 //! 4. A rescan: `ReadDevices`, then what differs. No state is written. Toolstacks tell a
 //!    connected frontend "Connected" again, without Closing in between.
@@ -33,7 +35,7 @@
 //! 10. `Removed` for all, `Close`, and no state: nobody is left to read it, and it could
 //!     hit a directory that the toolstack has just made for the next life of the link. If
 //!     a new backend is there already, (1) follows at once.
-//! 11. The next thing the backend says starts over.
+//! 11. The next thing the backend says starts over, and has done so if it has come already.
 //!
 //! Backend states 1, 2 and 3 mean nothing to a linked frontend. Every state may come again
 //! or be missed; what counts is where both ends are now. While a directory is being read
@@ -41,6 +43,7 @@
 //! away and read again.
 
 use alloc::vec::Vec;
+use core::hash::{Hash, Hasher};
 
 use vecmap::VecSet;
 use vecmap::map::{Entry, VecMap};
@@ -60,7 +63,8 @@ pub enum Event {
     /// the directory is gone; `Initialising` if the toolstack has made it afresh. All else
     /// is an echo of what we wrote.
     Front(XenbusState),
-    /// [`Action::Open`] is done, and XenStore has confirmed the state.
+    /// [`Action::Open`] is done, and XenStore has confirmed the state. What was read of our
+    /// directory before that is told before, and what comes later, later.
     Opened,
     /// [`Action::Open`] failed, and nothing is left of it.
     OpenFailed,
@@ -97,11 +101,12 @@ pub enum Action {
 }
 
 /// Where the link is; see the drawing above.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
     /// Nothing is open.
     Down,
-    /// [`Action::Open`] is under way; `abandoned` if its result is to be thrown away.
+    /// [`Action::Open`] is under way; `abandoned` if it was begun for directories that are
+    /// gone.
     Opening {
         /// The link was lost meanwhile.
         abandoned: bool,
@@ -132,7 +137,7 @@ impl State {
 }
 
 /// Whether [`Action::ReadDevices`] is under way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Reading {
     No,
     Asked,
@@ -155,6 +160,15 @@ pub struct Link {
     /// What was `Removed` and not `Released`.
     leaving: VecSet<Sbdf>,
     reading: Reading,
+}
+
+/// Two links that differ in what they do next differ in this.
+impl Hash for Link {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        let Self { state, own, backend, front, devices, leaving, reading } = self;
+        (state, own, backend, front, reading).hash(hasher);
+        (devices.as_slice(), leaving.as_slice()).hash(hasher);
+    }
 }
 
 impl Default for Link {
@@ -230,7 +244,7 @@ impl Link {
             }
             Event::Front(XenbusState::Initialising) => {
                 self.front = true;
-                // An open under way is what will change this state, or is abandoned.
+                // An open under way is what will change this state.
                 if !matches!(self.state, State::Opening { .. }) {
                     self.lose(todo);
                     self.open_if_possible(todo);
@@ -302,15 +316,14 @@ impl Link {
     /// (2)
     fn opened(&mut self, todo: &mut Vec<Action>) {
         match self.state {
-            State::Opening { abandoned: false } => {
+            State::Opening { .. } => {
                 self.state = State::Initialised;
                 self.own = XenbusState::Initialised;
-                self.follow_backend(todo);
-            }
-            State::Opening { abandoned: true } => {
-                self.state = State::Down;
-                todo.push(Action::Close);
-                self.open_if_possible(todo);
+                self.front = true;
+                // Not if there was none any more when we were told last.
+                if self.backend != XenbusState::Unknown {
+                    self.follow_backend(todo);
+                }
             }
             // Nobody asked.
             State::Down

@@ -418,8 +418,11 @@ fn losing_the_link_while_it_opens_starts_over() {
     world.front(1);
     world.backend(1);
     assert_eq!(world.did(), "open");
-    world.feed(Event::Opened);
-    assert_eq!(world.did(), "close open");
+    world.feed(Event::OpenFailed);
+    assert_eq!(
+        (world.did().as_str(), world.link.state()),
+        ("open", State::Opening { abandoned: false })
+    );
     world.feed(Event::OpenFailed);
     assert_eq!((world.did().as_str(), world.link.state()), ("", State::Down));
     world.backend(2);
@@ -428,6 +431,39 @@ fn losing_the_link_while_it_opens_starts_over() {
     world.front(1);
     world.feed(Event::Opened);
     assert_eq!((world.did().as_str(), world.link.state()), ("", State::Initialised));
+}
+
+/// Found by the model: the page was taken back while dom0 had it, and the new link hung.
+#[test]
+fn an_open_that_lands_in_directories_made_anew_counts() {
+    let mut world = World::new(&[export(1, Some(0), 3)]);
+    world.slow_open = true;
+    world.backend(1);
+    world.front(0);
+    // Both are there again when the keys are written, and dom0 has read them.
+    world.feed(Event::Opened);
+    assert_eq!((world.did().as_str(), world.link.state()), ("open", State::Initialised));
+    world.front(3);
+    world.backend(4);
+    assert_eq!(world.did(), "read +1 =4");
+
+    // The same if nobody has told yet that there is a backend again.
+    let mut world = World::new(&[export(1, Some(0), 3)]);
+    world.slow_open = true;
+    world.backend(1);
+    world.backend(0);
+    world.feed(Event::Opened);
+    world.backend(4);
+    assert_eq!(world.did(), "open read +1 =4");
+
+    // Or what was written to has gone since.
+    let mut world = World::new(&[export(1, Some(0), 3)]);
+    world.slow_open = true;
+    world.backend(1);
+    world.backend(0);
+    world.feed(Event::Opened);
+    world.front(0);
+    assert_eq!((world.did().as_str(), world.link.state()), ("open close", State::Down));
 }
 
 #[test]
