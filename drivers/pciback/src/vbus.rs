@@ -17,7 +17,7 @@ pub const ROOT: &str = "0000:00";
 const SLOTS: u8 = 32;
 
 /// What the bus has to know of a function.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Placing {
     /// Its physical address.
     pub device: Sbdf,
@@ -40,7 +40,7 @@ pub enum PlaceError {
     Full,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 struct Placed {
     device: Sbdf,
     virtual_function: bool,
@@ -48,7 +48,7 @@ struct Placed {
 }
 
 /// The bus; its functions in the order in which they came.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct VirtualBus {
     placed: Vec<Placed>,
 }
@@ -89,6 +89,11 @@ impl VirtualBus {
     /// Takes a function off. Its slot is free once the last of it is gone.
     pub fn remove(&mut self, device: Sbdf) {
         self.placed.retain(|placed| placed.device != device);
+    }
+
+    /// Takes off all that do not stay.
+    pub fn retain(&mut self, stays: impl Fn(Sbdf) -> bool) {
+        self.placed.retain(|placed| stays(placed.device));
     }
 
     /// Where a function is.

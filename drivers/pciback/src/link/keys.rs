@@ -11,7 +11,7 @@ use pcidom_xenbus::{GrantRef, Port, XenbusState};
 pub const MAX_ENTRIES: u32 = 256;
 
 /// The front directory, which the guest writes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FrontKeys {
     /// `state`; unknown if it is gone, unreadable or nonsense.
     pub state: XenbusState,
@@ -45,7 +45,7 @@ impl FrontKeys {
 
 /// One device in the back directory. Its index means nothing beyond one reading, as
 /// toolstacks renumber entries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BackEntry {
     /// N of its keys.
     pub index: u32,
@@ -58,7 +58,7 @@ pub struct BackEntry {
 }
 
 /// The back directory, which the toolstack and we write, read in one transaction.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct BackEntries {
     /// `state`: ours, or what the toolstack has changed it to.
     pub state: XenbusState,

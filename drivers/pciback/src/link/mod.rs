@@ -104,7 +104,7 @@ pub enum Action {
 }
 
 /// How far a link is. The numbers are the XenBus states it shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
     /// There is no back directory yet.
     Absent,
@@ -127,7 +127,7 @@ pub enum Phase {
 }
 
 /// The link towards one guest.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Link {
     phase: Phase,
     front: XenbusState,
@@ -197,8 +197,9 @@ impl Link {
             }
             Event::Ended(device) => {
                 self.unwritten = false;
+                // It keeps its place: the guest may not know yet, and would take the next
+                // device there for this one.
                 self.lent.retain(|placing| placing.device != device);
-                self.bus.remove(device);
                 Vec::new()
             }
             Event::Release => self.disconnect(),
@@ -293,6 +294,9 @@ impl Link {
 
     fn on_lent(&mut self, placing: Placing) -> Vec<Action> {
         self.unwritten = false;
+        if self.placing(placing.device).is_none() {
+            self.bus.remove(placing.device);
+        }
         self.lent.retain(|known| known.device != placing.device);
         self.lent.push(placing);
         match self.phase {
@@ -309,6 +313,7 @@ impl Link {
         use XenbusState as Back;
 
         self.back_gone = back.state == Back::Unknown && self.phase != Absent;
+        self.free_places(back);
         match (self.phase, back.state) {
             (_, Back::Unknown) => Vec::new(),
             (Waiting, _) => self.leave_waiting(back),
@@ -361,6 +366,18 @@ impl Link {
             }
             (Closing | Closed | Reconfiguring | Reconfigured, _) => Vec::new(),
         }
+    }
+
+    /// A device whose loan has ended has its place until the guest has let it go, or the
+    /// toolstack has taken its entry away.
+    fn free_places(&mut self, back: &BackEntries) {
+        let Self { bus, lent, .. } = self;
+        bus.retain(|device| {
+            lent.iter().any(|placing| placing.device == device)
+                || back.entries.iter().any(|entry| {
+                    entry.device == Some(device) && entry.state != XenbusState::Closed
+                })
+        });
     }
 
     fn leave_waiting(&mut self, back: &BackEntries) -> Vec<Action> {
@@ -421,7 +438,9 @@ impl Link {
                         && self.bus.address_of(device).is_some()
                     {
                         self.bus.remove(device);
-                        actions.push(Action::Withdraw(device));
+                        if self.placing(device).is_some() {
+                            actions.push(Action::Withdraw(device));
+                        }
                     }
                     push_state(&mut keys, entry.index, XenbusState::Closed);
                 }

@@ -248,6 +248,36 @@ fn hot_remove_goes_7_8_4_and_finds_the_device_by_its_virtual_address() {
     assert_eq!(bed.back("state-0"), "3");
 }
 
+/// Found by the model: the next device got the address of one whose loan had ended by force,
+/// while the guest still had that one there, and was then taken off in its stead.
+#[test]
+fn an_address_is_given_again_only_when_the_guest_has_let_it_go() {
+    let mut bed = Bed::connected();
+    bed.run(Event::Ended(NVME.parse().unwrap()));
+    bed.lend(NIC);
+    bed.toolstack(&[("num_devs", "2"), ("dev-1", NIC), ("state-1", "1"), ("state", "7")]);
+    bed.guest_state("7");
+    assert_eq!((bed.back("vdev-1"), bed.back("state-1")), ("0000:00:01.00", "3"));
+    bed.guest_state("4");
+    bed.toolstack(&[("state-0", "5"), ("state", "7")]);
+    bed.guest_state("7");
+    assert_eq!(bed.back("state-0"), "6");
+    bed.guest_state("4");
+    assert!(!bed.log.iter().any(|action| matches!(action, Action::Withdraw(_))));
+    // Now it is free, and what comes back to the link is shown anew.
+    bed.log.clear();
+    bed.lend(NVME);
+    bed.toolstack(&[
+        ("num_devs", "3"),
+        ("dev-2", NVME),
+        ("state-2", "1"),
+        ("state", "7"),
+    ]);
+    bed.guest_state("7");
+    assert_eq!((bed.back("vdev-2"), bed.back("state-2")), ("0000:00:00.00", "3"));
+    assert!(bed.log.iter().any(|action| matches!(action, Action::Export { .. })));
+}
+
 #[test]
 fn a_front_that_follows_before_we_have_looked_is_not_missed() {
     let mut bed = Bed::connected();
