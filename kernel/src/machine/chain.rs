@@ -103,13 +103,11 @@ impl Chain {
         Self { link, busy: false, queue: VecDeque::new() }
     }
 
-    /// Adds work. A read that waits already with nothing to be written after it is not
+    /// Adds work. Reads wait until everything is written: one that brought our own state as
+    /// it was before would look like somebody else's wish. A read that waits already is not
     /// added again: it will see what there is to see.
     pub(super) fn push(&mut self, job: LinkJob, store: &mut Client<Done>) {
-        let waits = self.queue.iter().rev().take_while(|waiting| waiting.is_read());
-        if !(job.is_read() && waits.into_iter().any(|waiting| *waiting == job)) {
-            self.queue.push_back(job);
-        }
+        enqueue(&mut self.queue, job);
         self.start(store);
     }
 
@@ -130,8 +128,45 @@ impl Chain {
     }
 }
 
+fn enqueue(queue: &mut VecDeque<LinkJob>, job: LinkJob) {
+    if !job.is_read() {
+        let reads = queue.iter().position(LinkJob::is_read);
+        queue.insert(reads.unwrap_or(queue.len()), job);
+    } else if !queue.contains(&job) {
+        queue.push_back(job);
+    }
+}
+
 impl LinkJob {
     const fn is_read(&self) -> bool {
         matches!(self, Self::ReadKeys { .. } | Self::ReadDir { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LinkJob, enqueue};
+    use alloc::collections::VecDeque;
+    use pcidom_xenbus::XenbusState;
+
+    /// Found by the model: our own Connected, read before our Reconfiguring was written,
+    /// was taken for the toolstack's word that there is nothing to do.
+    #[test]
+    fn reads_wait_for_writes_and_are_not_asked_for_twice() {
+        let read = |dir: &str| LinkJob::ReadDir { dir: dir.into(), limit: 1 };
+        let write = |state| LinkJob::SetState { dir: "back".into(), state };
+        let mut queue = VecDeque::new();
+        let (first, second) = (XenbusState::Reconfigured, XenbusState::Connected);
+        for job in [
+            read("back"),
+            write(first),
+            read("front"),
+            read("back"),
+            write(second),
+            read("back"),
+        ] {
+            enqueue(&mut queue, job);
+        }
+        assert_eq!(queue, [write(first), write(second), read("back"), read("front")]);
     }
 }

@@ -320,6 +320,12 @@ impl<P: Platform> Machine<P> {
         }
     }
 
+    /// Writes a node when everything that the guest's link has to write is written.
+    pub(super) fn write_with_link(&mut self, guest: DomId, path: String, value: String) {
+        let nodes = [(path, value)].into();
+        self.guest_job(guest, LinkJob::WriteAll { beside: None, nodes });
+    }
+
     fn guest_job(&mut self, guest: DomId, job: LinkJob) {
         if let Some(guest) = self.guests.get_mut(&guest) {
             guest.chain.push(job, &mut self.store);

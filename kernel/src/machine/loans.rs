@@ -226,6 +226,10 @@ impl<P: Platform> Machine<P> {
         let report = LoanReport { generation, outcome };
         let path = format!("{REPORT_DIR}/loans/{id}");
         let value = report.to_string();
+        if phase == Phase::Ending && self.guests.contains_key(&guest) {
+            // After all that its link has to write: the daemon moves entries next.
+            return self.write_with_link(guest, path, value);
+        }
         self.store.run(move |store| jobs::write(store, path, value));
     }
 
@@ -245,7 +249,13 @@ impl<P: Platform> Machine<P> {
             self.not_clean(device);
         }
         self.device_is_unused(device, platform);
-        if !self.loans.values().any(|other| other.guest() == guest) {
+        // One that is only being prepared gets a link of its own: directories made anew are
+        // no part of this one's life.
+        let on_link = |other: &Loan| {
+            let phase = other.order.phase;
+            other.guest() == guest && matches!(phase, Phase::Lent | Phase::Ending)
+        };
+        if !self.loans.values().any(on_link) {
             self.drop_guest(guest, platform);
         }
         let paths = ["loans", "requests"].map(|node| format!("{REPORT_DIR}/{node}/{id}"));
