@@ -252,9 +252,15 @@ impl Daemon {
         env: &mut Env<'_>,
         id: LoanId,
     ) -> Result<(), Failure> {
-        let Some(loan) = self.loans.get(&id) else { return Ok(()) };
+        let Some(loan) = self.loans.get_mut(&id) else { return Ok(()) };
         let (record, due) = (loan.record.clone(), loan.is_due(env.now));
         let device = record.device.0;
+        let link = (record.pcidom(), record.guest());
+        let pause = self.pauses.get(&link).filter(|until| **until > env.now);
+        loan.link_at = pause.copied();
+        if loan.link_at.is_some() {
+            return Ok(());
+        }
         let reason = if let Some(other) = self.reached_by(device) {
             format!("{other} below the same port is still being reset: try again")
         } else if self.standing(env, &record)? == Standing::Busy {

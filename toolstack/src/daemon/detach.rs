@@ -124,13 +124,22 @@ impl Daemon {
         if loan.patience.is_some() {
             return self.end(env, id, None);
         }
-        record.stage = Stage::Lent;
+        let mut answered = false;
         env.store.transaction(&mut |nodes| {
+            answered = link::has_answered(nodes, &record)?;
+            if answered {
+                return Ok(());
+            }
+            record.stage = Stage::Lent;
             if let Some(entry) = record.entry {
                 link::ask_no_more(nodes, &record, entry)?;
             }
             record.save(nodes, id)
         })?;
+        if answered {
+            return self.end_told(env, id);
+        }
+        let Some(loan) = self.loans.get_mut(&id) else { return Ok(()) };
         let text = format!(
             "{} did not let {} go in {} s: stop what uses it there, or use -f",
             record.guest_name,

@@ -5,7 +5,7 @@ use pcidom_loan::{LoanId, Outcome, Phase};
 use pcidom_xenbus::XenbusState;
 
 use super::leases::Leases;
-use super::loan::{Lost, RESET_DEADLINE, TELL_DEADLINE, Waiter};
+use super::loan::{LINK_PAUSE, Lost, RESET_DEADLINE, TELL_DEADLINE, Waiter};
 use super::rights::{self, Taking};
 use super::{Daemon, Env, Failure, Record, Stage, link, paths};
 use crate::verb::Reply;
@@ -168,8 +168,14 @@ impl Daemon {
         // What it said when the loan began still stands there.
         let ready = |outcome: &Outcome| matches!(outcome, Outcome::Ready(_));
         let outcome = loan.report(env, id)?.filter(|outcome| !ready(outcome));
-        self.tell_of_loss(env, id, alone || outcome.is_some())?;
-        if (alone || outcome.is_some()) && self.is_guest_closing(env, id)? {
+        let let_go = alone || outcome.is_some();
+        let late = self.loans.get(&id).is_some_and(|loan| loan.is_due(env.now));
+        if alone || late || !self.is_guest_changing(env, id)? {
+            self.tell_of_loss(env, id, let_go)?;
+            if let_go && self.is_guest_closing(env, id)? {
+                return Ok(());
+            }
+        } else {
             return Ok(());
         }
         let Some(loan) = self.loans.get(&id) else { return Ok(()) };
@@ -246,6 +252,8 @@ impl Daemon {
             entry.note = note;
         }
         if record.entry.is_some() && count <= 1 {
+            self.pauses.retain(|_, until| *until > env.now);
+            self.pauses.insert((pcidom, guest), env.now.after(LINK_PAUSE));
             self.watch_link(env, (pcidom, guest), false)?;
         }
         self.forget_if_left(env, pcidom, record.device.0)?;

@@ -91,6 +91,22 @@ pub(super) fn ask_to_remove(
     set_state(nodes, &back, "state", XenbusState::Reconfiguring)
 }
 
+/// Whether the guest has let go of what it is asked to let go of: then pcidom is taking it
+/// off the link, or has, and it would not come back.
+pub(super) fn has_answered(
+    nodes: &mut dyn Nodes,
+    record: &Record,
+) -> Result<bool, StoreError> {
+    let ends =
+        [paths::back(record.pcidom(), record.guest()), paths::front(record.guest())];
+    let mut states = [XenbusState::Unknown; 2];
+    for (state, end) in states.iter_mut().zip(ends) {
+        *state = XenbusState::parse(nodes.read(&format!("{end}/state"))?.as_deref());
+    }
+    let [back, front] = states;
+    Ok(back == XenbusState::Reconfigured || front == XenbusState::Reconfiguring)
+}
+
 /// Takes that back.
 pub(super) fn ask_no_more(
     nodes: &mut dyn Nodes,

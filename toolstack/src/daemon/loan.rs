@@ -25,6 +25,10 @@ pub(super) const DETACH_DEADLINE: Duration = Duration::from_secs(10);
 /// pcidom takes a device off its link when it sees the order, before the reset: one wake-up.
 /// A guest whose device is gone must not wait for a slow reset to hear of it.
 pub(super) const TELL_DEADLINE: Duration = Duration::from_secs(1);
+/// Between the end of a link and the next one of the same guest: time for the guest to see
+/// that the directories are gone. Linux takes one that was removed and made again before it
+/// looked for the old one, and never connects; it looks at once, unless it is busy.
+pub(super) const LINK_PAUSE: Duration = Duration::from_secs(1);
 /// XenStore is tried again after this.
 pub(super) const RETRY: Duration = Duration::from_secs(3);
 
@@ -74,6 +78,8 @@ pub(super) struct Loan {
     pub(super) patience: Option<Instant>,
     /// When a guest that lost the device is told at the latest; none if it knows.
     pub(super) tell_guest_at: Option<Instant>,
+    /// When the pause after the last link of its guest is over.
+    pub(super) link_at: Option<Instant>,
     /// Why an attach is undone; the reply once it is.
     pub(super) failure: Option<String>,
     /// What the reset that is ordered may take along; none once it is over.
@@ -95,6 +101,7 @@ impl Loan {
             lent_at: Instant::default(),
             patience: None,
             tell_guest_at: None,
+            link_at: None,
             failure: None,
             reach: Vec::new(),
             no_port: None,
@@ -115,7 +122,7 @@ impl Loan {
 
     /// When it has to be looked at next.
     pub(super) fn next_look(&self) -> Option<Instant> {
-        self.deadline.into_iter().chain(self.tell_guest_at).min()
+        self.deadline.into_iter().chain(self.tell_guest_at).chain(self.link_at).min()
     }
 
     /// How the log names it.
@@ -211,6 +218,7 @@ impl Daemon {
         {
             loan.deadline = loan.deadline.map(|deadline| deadline.max(later));
             loan.tell_guest_at = loan.tell_guest_at.map(|tell| tell.max(later));
+            loan.link_at = loan.link_at.map(|link| link.max(later));
         }
     }
 

@@ -120,6 +120,8 @@ pub struct Daemon {
     resets: BTreeMap<LoanId, Reset>,
     /// The last loan's; the same number is in XenStore before the loan is.
     generation: u64,
+    /// Until when no new link is made between a pcidom and a guest whose last one has ended.
+    pauses: BTreeMap<(DomId, DomId), Instant>,
     queries: Vec<Query>,
     query_number: u64,
     replies: VecDeque<(Client, Reply)>,
@@ -135,6 +137,7 @@ impl Daemon {
             loans: BTreeMap::new(),
             resets: BTreeMap::new(),
             generation: 0,
+            pauses: BTreeMap::new(),
             queries: Vec::new(),
             query_number: 0,
             replies: VecDeque::new(),

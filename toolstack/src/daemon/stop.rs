@@ -8,7 +8,7 @@ use pcidom_xenbus::{DomId, XenbusState};
 
 use super::link::Standing;
 use super::loan::state;
-use super::{Daemon, Env, Failure, paths};
+use super::{Daemon, Env, Failure, Record, paths};
 
 /// How long drivers may take to let go when pcidom was told to shut down. With what comes
 /// after it (reset, and the guest's frontend closing) this stays below pcidom's own bound.
@@ -61,8 +61,36 @@ impl Daemon {
         true
     }
 
-    /// Whether a living guest is still closing its end of a link that goes. Its directory
-    /// must not be removed under it: Linux would not notice that a later one is new.
+    /// Whether a living guest can't be told of a loss now: its frontend is on its way through
+    /// another change of the link, and would not see this one.
+    pub(super) fn is_guest_changing(
+        &mut self,
+        env: &mut Env<'_>,
+        id: LoanId,
+    ) -> Result<bool, Failure> {
+        let Some(loan) = self.loans.get(&id) else { return Ok(false) };
+        let record = loan.record.clone();
+        if loan.tell_guest_at.is_none()
+            || record.entry.is_none()
+            || self.entries(&record) <= 1
+            || !runs(env, &record)?
+        {
+            return Ok(false);
+        }
+        let back = state(env.store, &paths::back(record.pcidom(), record.guest()))?;
+        if !matches!(back, XenbusState::Reconfiguring | XenbusState::Reconfigured) {
+            return Ok(false);
+        }
+        let until = self.patience(env.now, id, CLOSE_DEADLINE);
+        if let Some(loan) = self.loans.get_mut(&id) {
+            loan.tell_guest_at = Some(until);
+        }
+        Ok(until > env.now)
+    }
+
+    /// Whether a living guest is still letting go of what it was told it lost. The directory
+    /// of a link that goes must not be removed under it: Linux would not notice that a later
+    /// one is new. And the entry of one of several devices is what tells it which.
     pub(super) fn is_guest_closing(
         &mut self,
         env: &mut Env<'_>,
@@ -71,31 +99,43 @@ impl Daemon {
         let Some(loan) = self.loans.get(&id) else { return Ok(false) };
         let record = loan.record.clone();
         let (pcidom, guest) = (record.pcidom(), record.guest());
-        let info = env.xen.domain(guest)?;
-        let runs = info.is_some_and(|i| !i.dying && !i.ended && !i.paused);
-        if record.entry.is_none()
-            || self.entries(&record) > 1
-            || !runs
-            || !record.guest_is_home(env.store)?
-            || state(env.store, &paths::back(pcidom, guest))? != XenbusState::Closing
-        {
+        let Some(entry) = record.entry.filter(|_| runs(env, &record).unwrap_or(false))
+        else {
             return Ok(false);
-        }
-        match state(env.store, &paths::front(guest))? {
-            // It is gone, it has closed, or nobody was ever there.
-            XenbusState::Unknown
-            | XenbusState::Closed
-            | XenbusState::Initialising
-            | XenbusState::InitWait => return Ok(false),
-            XenbusState::Initialised
-            | XenbusState::Connected
-            | XenbusState::Closing
+        };
+        let back = paths::back(pcidom, guest);
+        let waits = match state(env.store, &back)? {
+            XenbusState::Closing if self.entries(&record) <= 1 => {
+                match state(env.store, &paths::front(guest))? {
+                    // It is gone, it has closed, or nobody was ever there.
+                    XenbusState::Unknown
+                    | XenbusState::Closed
+                    | XenbusState::Initialising
+                    | XenbusState::InitWait => false,
+                    XenbusState::Initialised
+                    | XenbusState::Connected
+                    | XenbusState::Closing
+                    | XenbusState::Reconfiguring
+                    | XenbusState::Reconfigured => true,
+                }
+            }
+            XenbusState::Connected
             | XenbusState::Reconfiguring
-            | XenbusState::Reconfigured => {}
+            | XenbusState::Reconfigured
+                if self.entries(&record) > 1 =>
+            {
+                // pcidom writes another one when the guest has let go.
+                let asks = env.store.read(&format!("{back}/state-{entry}"))?;
+                XenbusState::parse(asks.as_deref()) == XenbusState::Closing
+            }
+            _ => false,
+        };
+        if !waits {
+            return Ok(false);
         }
         let until = self.patience(env.now, id, CLOSE_DEADLINE);
         if until <= env.now {
-            log::warn!("loan {id}: the guest has not closed its end, which goes now");
+            log::warn!("loan {id}: the guest has not let go, and is asked no longer");
             return Ok(false);
         }
         self.set_deadline(id, until);
@@ -113,4 +153,11 @@ impl Daemon {
             loan.deadline = Some(until);
         }
     }
+}
+
+/// The guest is there and can do something.
+fn runs(env: &mut Env<'_>, record: &Record) -> Result<bool, Failure> {
+    let info = env.xen.domain(record.guest())?;
+    let runs = info.is_some_and(|info| !info.dying && !info.ended && !info.paused);
+    Ok(runs && record.guest_is_home(env.store)?)
 }

@@ -207,6 +207,8 @@ impl Bed {
     }
 
     pub(super) fn attach(&mut self, guest: &str, number: u8) -> Client {
+        // Who types this is slower than the pause between two links.
+        self.pass(1);
         self.ask(&Verb::Attach {
             guest: guest.into(),
             device: Bdf(device(number)),
@@ -330,6 +332,8 @@ impl Bed {
                 self.set(&sub, "3");
                 let vdev = format!("0000:00:{entry:02x}.00");
                 self.set(&format!("{back}/vdev-{entry}"), &vdev);
+            } else if self.get(&sub).as_deref() == Some("5") {
+                self.set(&sub, "6");
             }
         }
     }

@@ -8,6 +8,7 @@ mod errors;
 mod faults;
 mod lease;
 mod line;
+mod link;
 mod lock;
 mod pool;
 mod ports;

@@ -1,0 +1,93 @@
+//! Changes of a link that meet each other; each was found by the model.
+
+use std::time::Duration;
+
+use super::bed::{BACK, Bed, FRONT, G, device};
+use crate::verb::{Bdf, Verb};
+
+fn attach(bed: &mut Bed, number: u8) {
+    bed.ask(&Verb::Attach {
+        guest: "g1".into(),
+        device: Bdf(device(number)),
+        slot: None,
+        share_line: false,
+        lax: false,
+        pcidom: None,
+    });
+}
+
+fn back(bed: &Bed, key: &str) -> Option<String> {
+    bed.get(&format!("{BACK}/{key}"))
+}
+
+#[test]
+fn a_link_is_made_anew_only_after_a_pause() {
+    let mut bed = Bed::lent();
+    bed.detach("g1", 1, false);
+    bed.done();
+    attach(&mut bed, 1);
+    assert_eq!(back(&bed, "state"), None);
+    assert_eq!(bed.daemon.next_reply(), None);
+    assert_eq!(bed.daemon.next_deadline(), Some(bed.now.after(Duration::from_secs(1))));
+    bed.pass(1);
+    bed.done();
+    assert!(bed.lent_to(G, 1));
+}
+
+#[test]
+fn the_entry_of_a_lost_device_stays_until_its_guest_has_let_go() {
+    for answers in [true, false] {
+        let mut bed = Bed::lent();
+        bed.attach("g1", 2);
+        bed.done();
+        bed.guests_answer = false;
+        bed.detach("g1", 1, true);
+        assert!(!bed.lent_to(G, 1));
+        let told = ["state", "state-0", "dev-0"].map(|key| back(&bed, key));
+        let gone = device(1).to_string();
+        assert_eq!(told, [Some("7".into()), Some("5".into()), Some(gone)]);
+        bed.guests_answer = answers;
+        if answers {
+            bed.settle();
+        } else {
+            bed.pass(10);
+        }
+        bed.done();
+        assert_eq!(back(&bed, "dev-0"), Some(device(2).to_string()));
+        assert_eq!(back(&bed, "num_devs"), Some("1".into()));
+    }
+}
+
+#[test]
+fn a_guest_is_told_of_a_loss_when_it_is_through_with_another_change() {
+    for answers in [true, false] {
+        let mut bed = Bed::lent();
+        bed.guests_answer = false;
+        attach(&mut bed, 2);
+        bed.detach("g1", 1, true);
+        assert!(!bed.lent_to(G, 1));
+        // It may have looked for devices that go already, and would not look again.
+        assert_eq!(back(&bed, "state"), Some("7".into()));
+        assert_eq!(back(&bed, "state-0"), Some("3".into()));
+        bed.pass(1);
+        assert_eq!(back(&bed, "state-0"), Some("3".into()));
+        bed.guests_answer = answers;
+        bed.pass(if answers { 0 } else { 10 });
+        assert_eq!(back(&bed, "dev-0"), Some(device(2).to_string()));
+        assert!(bed.lent_to(G, 2));
+    }
+}
+
+#[test]
+fn a_driver_that_has_let_go_at_the_last_moment_is_not_asked_to_keep_the_device() {
+    for (end, state) in [(FRONT, "7"), (BACK, "8")] {
+        let mut bed = Bed::lent();
+        bed.guests_answer = false;
+        bed.detach("g1", 1, false);
+        bed.set(&format!("{end}/state"), state);
+        bed.pass(10);
+        bed.done();
+        assert!(!bed.lent_to(G, 1));
+        bed.assert_clean();
+    }
+}
