@@ -10,6 +10,7 @@ use pciback::vbus::Placing;
 use pciback::{LeaseError, Server, VirtualFunction};
 use pcidom_pci::Sbdf;
 use pcidom_script::Instant;
+use pcidom_xenbus::store::StoreError;
 use pcidom_xenbus::{DomId, Port};
 use vecmap::map::Entry;
 
@@ -125,6 +126,7 @@ impl<P: Platform> Machine<P> {
             LinkDone::Dir(Some(nodes)) => link::Event::Back(BackEntries::parse(|key| {
                 nodes.get(key).map(String::as_str)
             })),
+            LinkDone::Wrote(Err(StoreError::Gone)) => link::Event::Moved,
             LinkDone::Wrote(Err(error)) => {
                 log::error!("domain {guest}: cannot write our side of the link: {error}");
                 link::Event::Unwritten
@@ -234,14 +236,12 @@ impl<P: Platform> Machine<P> {
                 }
                 self.guest_job(id, LinkJob::SetState { dir: back(), state });
             }
-            link::Action::Write(nodes) => {
-                let nodes = nodes
-                    .into_iter()
-                    .map(|(key, value)| (format!("{}/{key}", back()), value));
-                self.guest_job(
-                    id,
-                    LinkJob::WriteAll { beside: None, nodes: nodes.collect() },
-                );
+            link::Action::Write { beside, keys } => {
+                let node =
+                    |(key, value): (String, String)| (format!("{}/{key}", back()), value);
+                let beside = beside.map(node);
+                let nodes = keys.into_iter().map(node).collect();
+                self.guest_job(id, LinkJob::WriteAll { beside, nodes });
             }
             link::Action::Error(text) => {
                 if self.may_log(id, platform.now()) {

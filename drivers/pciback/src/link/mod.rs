@@ -65,6 +65,8 @@ pub enum Event {
     Ended(Sbdf),
     /// What [`Action::Write`] or [`Action::SetState`] asked for was not written (a quota, say).
     Unwritten,
+    /// It was not written since the directory is gone, or its entries have moved.
+    Moved,
     /// Everything of a dead guest is settled: let go of its page.
     Release,
 }
@@ -87,8 +89,15 @@ pub enum Action {
     },
     /// Stop serving, unmap the page, close the port.
     Disconnect,
-    /// Write these keys of the back directory in one transaction.
-    Write(Vec<(String, String)>),
+    /// Write these keys of the back directory in one transaction, if the one beside them is
+    /// still as it says; else answer with [`Event::Moved`].
+    Write {
+        /// `dev-N` of the last entry that is written to: it is another one if an entry
+        /// before it was taken away, and those behind have moved up.
+        beside: Option<(String, String)>,
+        /// Names and values.
+        keys: Vec<(String, String)>,
+    },
     /// Something is wrong with the guest's end: for the error node and, at a limited rate,
     /// the log.
     Error(String),
@@ -195,6 +204,7 @@ impl Link {
                 self.unwritten = true;
                 Vec::new()
             }
+            Event::Moved => [Action::ReadBack].into(),
             Event::Ended(device) => {
                 self.unwritten = false;
                 // It keeps its place: the guest may not know yet, and would take the next
@@ -428,7 +438,9 @@ impl Link {
     fn take_up(&mut self, back: &BackEntries) -> Vec<Action> {
         let mut actions = Vec::new();
         let mut keys = Vec::new();
+        let mut beside = None;
         for entry in &back.entries {
+            let written = keys.len();
             match entry.state {
                 XenbusState::Initialising => self.export(entry, &mut actions, &mut keys),
                 XenbusState::Closing => {
@@ -446,12 +458,17 @@ impl Link {
                 }
                 _ => {}
             }
+            if keys.len() > written
+                && let Some(device) = entry.device
+            {
+                beside = Some((format!("dev-{}", entry.index), device.to_string()));
+            }
         }
         if !keys.is_empty() {
             // The only root there is; before the state changes, as the front reads it then.
             keys.push(("root-0".to_string(), ROOT.to_string()));
             keys.push(("root_num".to_string(), "1".to_string()));
-            actions.push(Action::Write(keys));
+            actions.push(Action::Write { beside, keys });
         }
         actions
     }
