@@ -56,7 +56,8 @@ impl Daemon {
             ))),
             Standing::Quiet => {
                 self.set_waiter(id, client);
-                self.end_told(env, id)?;
+                // It may be on its way: if it comes, it is told.
+                self.end(env, id, None)?;
                 self.advance(env, id);
                 Ok(())
             }

@@ -91,8 +91,8 @@ pub(super) fn ask_to_remove(
     set_state(nodes, &back, "state", XenbusState::Reconfiguring)
 }
 
-/// Whether the guest has let go of what it is asked to let go of: then pcidom is taking it
-/// off the link, or has, and it would not come back.
+/// Whether the guest has let go of what it is asked to let go of, or has closed its end: then
+/// pcidom is taking it off the link, or has, and it would not come back.
 pub(super) fn has_answered(
     nodes: &mut dyn Nodes,
     record: &Record,
@@ -104,7 +104,11 @@ pub(super) fn has_answered(
         *state = XenbusState::parse(nodes.read(&format!("{end}/state"))?.as_deref());
     }
     let [back, front] = states;
-    Ok(back == XenbusState::Reconfigured || front == XenbusState::Reconfiguring)
+    let let_go = matches!(
+        front,
+        XenbusState::Reconfiguring | XenbusState::Closing | XenbusState::Closed
+    );
+    Ok(back == XenbusState::Reconfigured || let_go)
 }
 
 /// Takes that back.

@@ -41,7 +41,7 @@ impl Daemon {
         }
         match self.standing(env, &record)? {
             Standing::Connected => self.ask_guest(env, id)?,
-            Standing::Quiet => return self.end_told(env, id),
+            Standing::Quiet => return self.end(env, id, None),
             // A change of another device on that link: after it, it is this one's turn.
             Standing::Busy => {}
         }

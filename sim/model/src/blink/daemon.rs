@@ -296,7 +296,7 @@ pub(super) fn step(state: &mut State, step: Step) -> Result<(), Broken> {
                         ask_to_remove(state, device);
                         set(state, device, Stage::Detaching);
                     }
-                    Standing::Quiet | Standing::Busy => end(state, device, false),
+                    Standing::Quiet | Standing::Busy => end(state, device, true),
                 },
             }
         }
@@ -392,8 +392,11 @@ fn ask_to_remove(state: &mut State, device: Device) {
 /// Its patience is over. A guest that has answered has let go: it is not asked to keep what
 /// is being taken off.
 fn give_up_waiting(state: &mut State, device: Device) {
-    let answered = state.dirs.front_state() == XenbusState::Reconfiguring
-        || state.dirs.back_state() == XenbusState::Reconfigured;
+    let let_go = matches!(
+        state.dirs.front_state(),
+        XenbusState::Reconfiguring | XenbusState::Closing | XenbusState::Closed
+    );
+    let answered = let_go || state.dirs.back_state() == XenbusState::Reconfigured;
     if answered {
         return end(state, device, false);
     }

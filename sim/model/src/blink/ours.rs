@@ -35,7 +35,7 @@ pub(super) struct Fired {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Job {
     SetState(XenbusState),
-    Write(Vec<(String, String)>),
+    Write(Option<(String, String)>, Vec<(String, String)>),
     ReadFront,
     ReadBack,
     /// Report that the loan of this device is over.
@@ -215,16 +215,19 @@ impl Blink {
                     state.set_back(to);
                     return Ok(());
                 }
-                None => Event::Unwritten,
+                None => Event::Moved,
             },
-            Job::Write(nodes) => match &mut state.dirs.back {
-                Some(back) => {
-                    for (key, value) in &nodes {
+            Job::Write(beside, keys) => match &mut state.dirs.back {
+                Some(back)
+                    if beside
+                        .is_none_or(|(key, value)| back.get(&key) == Some(&value)) =>
+                {
+                    for (key, value) in &keys {
                         back.set(key, value);
                     }
                     return Ok(());
                 }
-                None => Event::Unwritten,
+                _ => Event::Moved,
             },
             Job::Report(device) => {
                 let ending = state.daemon.orders[usize::from(device)];
@@ -256,7 +259,7 @@ impl Blink {
             Action::ReadFront => ours.push(Job::ReadFront),
             Action::ReadBack => ours.push(Job::ReadBack),
             Action::SetState(to) => ours.push(Job::SetState(to)),
-            Action::Write(nodes) => ours.push(Job::Write(nodes)),
+            Action::Write { beside, keys } => ours.push(Job::Write(beside, keys)),
             Action::Error(_) => {}
             Action::Connect { reference, .. } => {
                 close(state)?;

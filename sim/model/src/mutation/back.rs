@@ -137,7 +137,7 @@ impl BackMutation {
                 actions.retain(|action| !matches!(action, Action::Withdraw(_)));
             }
             Self::WritesNothing => {
-                actions.retain(|action| !matches!(action, Action::Write(_)));
+                actions.retain(|action| !matches!(action, Action::Write { .. }));
             }
             Self::WritesNoPlace => leave_out(&mut actions, "vdev-"),
             Self::WritesNoSubstate => leave_out(&mut actions, "state-"),
@@ -163,8 +163,8 @@ impl BackMutation {
 
 fn leave_out(actions: &mut [Action], prefix: &str) {
     for action in actions {
-        if let Action::Write(nodes) = action {
-            nodes.retain(|(key, _)| !key.starts_with(prefix));
+        if let Action::Write { keys, .. } = action {
+            keys.retain(|(key, _)| !key.starts_with(prefix));
         }
     }
 }

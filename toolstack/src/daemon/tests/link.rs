@@ -80,7 +80,7 @@ fn a_guest_is_told_of_a_loss_when_it_is_through_with_another_change() {
 
 #[test]
 fn a_driver_that_has_let_go_at_the_last_moment_is_not_asked_to_keep_the_device() {
-    for (end, state) in [(FRONT, "7"), (BACK, "8")] {
+    for (end, state) in [(FRONT, "7"), (BACK, "8"), (FRONT, "6")] {
         let mut bed = Bed::lent();
         bed.guests_answer = false;
         bed.detach("g1", 1, false);
@@ -90,4 +90,25 @@ fn a_driver_that_has_let_go_at_the_last_moment_is_not_asked_to_keep_the_device()
         assert!(!bed.lent_to(G, 1));
         bed.assert_clean();
     }
+}
+
+#[test]
+fn a_guest_that_comes_while_its_device_is_taken_is_told() {
+    let mut bed = Bed::lent();
+    (bed.guests_answer, bed.pcidom_serves) = (false, false);
+    // It starts another kernel: nobody answers now.
+    for end in [FRONT, BACK] {
+        bed.set(&format!("{end}/state"), "1");
+    }
+    bed.detach("g1", 1, false);
+    for end in [FRONT, BACK] {
+        bed.set(&format!("{end}/state"), "4");
+    }
+    bed.pcidom_serves = true;
+    bed.settle();
+    assert_eq!(back(&bed, "state"), Some("5".into()));
+    bed.guests_answer = true;
+    bed.settle();
+    bed.done();
+    bed.assert_clean();
 }
