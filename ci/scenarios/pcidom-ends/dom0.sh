@@ -45,15 +45,11 @@ serves_again() {
 }
 
 step "boot pcidom with two drives in its pool"
-# libxl resets a drive while g1 uses it. QEMU may die of that if another of its CPUs is just
-# at the drive's registers, so dom0 and g1 are on one.
-xl vcpu-pin Domain-0 all 0
-xl sched-credit -d Domain-0 -w 2048
 assignable "$disk0" "$disk1"
 start_daemon
 start_pcidom "$disk0" "$disk1"
-create_guest g1 --script guest.sh 'cpus = "0"'
-create_guest other 'cpus = "1"'
+create_guest g1 --script guest.sh
+create_guest other
 
 step "xl pci-detach of a drive that is lent and busy"
 lend_busy

@@ -2,8 +2,7 @@
 //!
 //! Newer than Debian 12's (7.2), where a CPU that reads a device's registers while another one
 //! switches the device's decoding off, as every reset does, often takes the whole of QEMU down.
-//! 10.0 does so rarely (an assertion in `iotlb_to_section`); a scenario that does it on purpose keeps
-//! both on one CPU (`pcidom-ends`).
+//! 10.0 does so rarely.
 
 use super::{cache, debian};
 use anyhow::Result;

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -32,15 +33,28 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// How much of the console a failure shows.
 const SHOWN_LINES: usize = 60;
 
-/// Runs the machine until the scenario ends, and returns the final verdict with what led
-/// to it, in a line.
+/// How a run of the machine ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// The final verdict.
+    pub(crate) verdict: Verdict,
+    /// What led to it, in a line.
+    pub(crate) why: String,
+    /// QEMU was ended by a signal that its own mistakes cause: nothing has been judged.
+    pub(crate) emulator_died: bool,
+}
+
+/// A failed assertion, and an access to memory that is not there.
+const OWN_MISTAKES: [i32; 2] = [6, 11];
+
+/// Runs the machine until the scenario ends.
 pub(crate) fn run(
     scenario: &Scenario,
     qemu: Command,
     files: &BootFiles,
     folder: &Path,
     verbose: bool,
-) -> Result<(Verdict, String)> {
+) -> Result<Ended> {
     progress::say(format_args!("scenario {}: {}", scenario.name, scenario.about));
     let start = Instant::now();
     let (mut machine, console) = Machine::start(qemu)?;
@@ -61,8 +75,11 @@ pub(crate) fn run(
         watch.deadline = Instant::now() + ANSWER;
         watch.until_end()?;
     }
+    let mut emulator_died = false;
     if watch.closed {
-        watch.why = format!("QEMU ended by itself: {}", machine.ended()?);
+        let status = machine.ended()?;
+        emulator_died = status.signal().is_some_and(|s| OWN_MISTAKES.contains(&s));
+        watch.why = format!("QEMU ended by itself: {status}");
         println!("    {}", watch.why);
     }
     drop(machine);
@@ -100,7 +117,7 @@ pub(crate) fn run(
         scenario.name,
         verdict.word()
     ));
-    Ok((verdict, watch.why))
+    Ok(Ended { verdict, why: watch.why, emulator_died })
 }
 
 /// Waits until no other bed runs on this host, and keeps others waiting. Emulated CPUs that
