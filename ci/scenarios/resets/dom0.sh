@@ -88,8 +88,9 @@ step "boot pcidom with eight functions and five ports in its pool"
 # shellcheck disable=SC2086
 assignable $FUNCTIONS $PORTS
 start_daemon
+# Ports first: libxl resets the switch's, and what is below does not answer meanwhile.
 # shellcheck disable=SC2086
-start_pcidom $FUNCTIONS $PORTS
+start_pcidom $PORTS $FUNCTIONS
 for function in $FUNCTIONS; do
     wait_for "$function is free" 30 device_is_free "$function"
     setpci -s "$function" BASE_ADDRESS_0 > "/tmp/bar0.$function"
