@@ -149,12 +149,17 @@ start_pcidom "$disk0" "$disk1" "$disk2" "$net0" "$net0_port"
 # Each guest has its own console log; following hundreds of them would be work of its own.
 follow() { :; }
 
-step "one loan of each device, then count"
-create_guest warm --script guest.sh
-: > /tmp/has.warm
+step "one loan of each device, and as many guests as there will be at once, then count"
+# Lists keep the room that they have needed once.
+for guest in warm warm2 warm3; do
+    create_guest "$guest" --script guest.sh
+    : > "/tmp/has.$guest"
+done
 for device in disk0 disk1 disk2 net0; do operation attach warm "$device"; done
-for device in disk0 disk1 disk2 net0; do operation detach warm "$device"; done
-operation destroy warm
+for device in disk1 disk2 net0; do operation detach warm "$device"; done
+operation attach warm2 disk1
+operation attach warm3 disk2
+for guest in warm warm2 warm3; do operation destroy "$guest"; done
 wait_for "all is free" 30 all_free
 holdings /tmp/before
 
