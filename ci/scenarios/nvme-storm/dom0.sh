@@ -2,7 +2,7 @@
 . /bed/lib/errors.sh
 
 # How often each driver is unbound and bound.
-ROUNDS=${ROUNDS:-8}
+ROUNDS=${ROUNDS:-4}
 # A hang guard: a round takes one to a few seconds.
 STORM_SECONDS=$((60 + ROUNDS * 8))
 # A guest with two CPUs has a queue for each, and one for the controller itself: NVMe turns
