@@ -27,6 +27,7 @@ use recipe::Base;
 use scenario::Scenario;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use suite::Suite;
 use verdict::Verdict;
 
@@ -84,15 +85,7 @@ impl Bed {
         let mut tries = MAX_TRIES;
         loop {
             let files = self.prepare(scenario, options, &folder, false)?;
-            let mut command = self.emulator.command();
-            machine::describe(
-                &mut command,
-                &self.base,
-                &files,
-                scenario,
-                &folder,
-                Console::Piped,
-            );
+            let command = self.machine(scenario, &files, &folder, Console::Piped);
             let ended = run::run(scenario, command, &files, &folder, options.verbose)?;
             tries -= 1;
             if !ended.emulator_died || tries == 0 {
@@ -108,17 +101,21 @@ impl Bed {
         let _alone = run::alone()?;
         let folder = self.folder.join("runs").join("shell");
         let files = self.prepare(scenario, options, &folder, true)?;
-        let mut command = self.emulator.command();
-        machine::describe(
-            &mut command,
-            &self.base,
-            &files,
-            scenario,
-            &folder,
-            Console::Terminal,
-        );
+        let mut command = self.machine(scenario, &files, &folder, Console::Terminal);
         command.status().context("cannot start QEMU")?;
         Ok(())
+    }
+
+    fn machine(
+        &self,
+        scenario: &Scenario,
+        files: &BootFiles,
+        folder: &Path,
+        console: Console,
+    ) -> Command {
+        let mut command = self.emulator.command();
+        machine::describe(&mut command, &self.base, files, scenario, folder, console);
+        command
     }
 
     fn prepare(
