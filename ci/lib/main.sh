@@ -31,14 +31,21 @@ timeout 10 xl dmesg > "$out/xl-dmesg.txt" 2>&1
 timeout 10 xenstore-ls -fp > "$out/xenstore.txt" 2>&1
 timeout 10 pcidomctl status > "$out/pcidomctl-status.txt" 2>&1
 dmesg > "$out/dom0-dmesg.txt"
+# The results go to the disk of the chipset's own controller, 00:1f.2; which sdX that became
+# depends on which controller was probed first.
+results_disk() {
+    for block in /sys/devices/pci0000:00/0000:00:1f.2/ata*/host*/target*/*/block/sd*; do
+        [ ! -b "/dev/${block##*/}" ] || echo "/dev/${block##*/}"
+    done | head -n 1
+}
 tries=0
-until [ -b /dev/sda ] || [ "$tries" -gt 100 ]; do
+until disk=$(results_disk) && [ -n "$disk" ] || [ "$tries" -gt 100 ]; do
     tries=$((tries + 1))
     usleep 50000
 done
-if [ -b /dev/sda ]; then
-    tar -cf /tmp/results.tar -C "$out" . && cat /tmp/results.tar > /dev/sda && sync
-    blockdev --flushbufs /dev/sda
+if [ -n "$disk" ]; then
+    tar -cf /tmp/results.tar -C "$out" . && cat /tmp/results.tar > "$disk" && sync
+    blockdev --flushbufs "$disk"
 else
     echo "@@BED note no disk for results"
 fi
