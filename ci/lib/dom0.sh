@@ -14,9 +14,10 @@ step() { echo "@@BED step $*"; }
 # note TEXT: a remark for the person who watches.
 note() { echo "@@BED note $*"; }
 
-# fail TEXT: ends the scenario as failed.
+# fail TEXT: ends the scenario as failed, and says so even where a check keeps what is printed.
+exec 3>&1
 fail() {
-    echo "@@BED failed $*"
+    echo "@@BED failed $*" >&3
     touch "$FAILED"
     exit 1
 }
@@ -51,8 +52,14 @@ bed_end() { touch /tmp/bed-done; }
 
 # ---- waiting ----
 
-# now_ms: a clock in milliseconds.
-now_ms() { awk '{ printf "%d\n", $1 * 1000 }' /proc/uptime; }
+# now: the clock in milliseconds, in NOW; without starting a program.
+now() {
+    read -r NOW _ < /proc/uptime
+    # Without the dot, which two digits follow, and without zeroes in front.
+    NOW=${NOW%.*}${NOW#*.}0
+    NOW=${NOW#"${NOW%%[1-9]*}"}
+}
+now_ms() { now && echo "$NOW"; }
 
 # Each look costs dom0 time that whatever is waited for may need, so pauses grow.
 SHORTEST_PAUSE=50000
@@ -62,12 +69,14 @@ LONGEST_PAUSE=400000
 # the time is over. Polls, since shell commands have no event to wait for.
 wait_for() {
     wait_what=$1
-    wait_until=$(($(now_ms) + $2 * 1000))
+    now
+    wait_until=$((NOW + $2 * 1000))
     wait_seconds=$2
     wait_pause=$SHORTEST_PAUSE
     shift 2
     until "$@" > /tmp/wait.out 2>&1; do
-        if [ "$(now_ms)" -gt "$wait_until" ]; then
+        now
+        if [ "$NOW" -gt "$wait_until" ]; then
             tail -n 20 /tmp/wait.out
             fail "waited $wait_seconds s for: $wait_what"
         fi
@@ -145,11 +154,18 @@ guest_log() { tr -d '\r' < "$CONSOLES/guest-$1.log"; }
 guest_log_has() { grep -qE -- "$2" "$CONSOLES/guest-$1.log"; }
 
 # guest_log_wait NAME REGEX SECONDS
-guest_log_wait() { wait_for "$1 shows $2" "$3" guest_log_has "$1" "$2"; }
+guest_log_wait() { need "$1 shows $2" bed-probe shows "$CONSOLES/guest-$1.log" "$2" "$3"; }
 
 # domid NAME: of the last domain with this name that the scenario created; it stays known
 # when the domain is gone.
-domid() { cat "/tmp/domid.$1" 2> /dev/null || xl domid "$1"; }
+domid() {
+    if [ -e "/tmp/domid.$1" ]; then
+        read -r domid_of < "/tmp/domid.$1"
+        echo "$domid_of"
+    else
+        xl domid "$1"
+    fi
+}
 know_domid() { xl domid "$1" > "/tmp/domid.$1"; }
 
 # guest_exists NAME: whether xl list shows it.
@@ -157,7 +173,10 @@ guest_exists() { xl list | awk -v n="$1" '$1 == n { f = 1 } END { exit !f }'; }
 
 # send NAME TEXT: types a line into a domain's console.
 send() {
-    tty=$(xenstore-read "/local/domain/$(domid "$1")/console/tty")
+    send_domid=$(domid "$1")
+    [ -e "/tmp/tty.$send_domid" ] ||
+        xenstore-read "/local/domain/$send_domid/console/tty" > "/tmp/tty.$send_domid"
+    read -r tty < "/tmp/tty.$send_domid"
     printf '%s\n' "$2" > "$tty"
 }
 
@@ -165,7 +184,9 @@ send() {
 # is in SEQUENCE.
 send_guest() {
     # In a file, since a subshell may ask and numbers must never be used twice.
-    SEQUENCE=$(($(cat /tmp/sequence 2> /dev/null || echo 0) + 1))
+    SEQUENCE=0
+    [ ! -e /tmp/sequence ] || read -r SEQUENCE < /tmp/sequence
+    SEQUENCE=$((SEQUENCE + 1))
     echo "$SEQUENCE" > /tmp/sequence
     send "$1" "$SEQUENCE $2"
 }
@@ -175,19 +196,10 @@ send_guest() {
 OUT=/tmp/guest.out
 guest_run() {
     send_guest "$1" "$3"
-    done_re="@@DONE $SEQUENCE [0-9]+ *@"
-    run_until=$(($(now_ms) + $2 * 1000))
-    run_pause=$SHORTEST_PAUSE
-    until guest_log_has "$1" "$done_re"; do
-        if [ "$(now_ms)" -gt "$run_until" ]; then
-            fail "$1 did not finish within $2 s: $3"
-        fi
-        usleep "$run_pause"
-        run_pause=$((run_pause < LONGEST_PAUSE ? run_pause + run_pause / 8 : run_pause))
-    done
-    guest_log "$1" | sed -n "/@@BEGIN $SEQUENCE *\$/,/@@DONE $SEQUENCE /p" | grep -v '^@@DONE\|^@@BEGIN [0-9]' > "$OUT" || true
-    result=$(guest_log "$1" | sed -n "s/.*@@DONE $SEQUENCE \([0-9]*\) *@.*/\1/p" | tail -n 1)
+    result=0
+    bed-probe answer "$CONSOLES/guest-$1.log" "$SEQUENCE" "$2" > "$OUT" || result=$?
     cat "$OUT"
+    [ "$result" -ne 125 ] || fail "$1 did not finish within $2 s: $3"
     return "$result"
 }
 
@@ -294,6 +306,16 @@ memory_at_most() {
 
 # ends NAME SECONDS: waits until the domain is gone for good.
 ends() { wait_for "$1 is gone" "$2" not guest_exists "$1"; }
+
+# shuts_down NAME SECONDS: waits until the domain has shut down, or is gone. libxl then waits
+# ten seconds for each device of dom0's pciback, since a dead domain answers nobody.
+shuts_down() {
+    wait_for "$1 has shut down" "$2" has_shut_down "$1"
+    ENDING="$ENDING $1 "
+}
+ENDING=''
+has_shut_down() { not guest_runs "$1"; }
+guest_runs() { xl list | awk -v n="$1" '$1 == n && $5 !~ /s|d/ { f = 1 } END { exit !f }'; }
 
 # ---- what a guest must be able to do with a lent device ----
 

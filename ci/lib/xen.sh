@@ -149,4 +149,8 @@ no_zombies() {
     xl list
     not awk_zombie
 }
-awk_zombie() { xl list | awk 'NR > 1 && ($1 == "(null)" || $5 ~ /[scd]/) { f = 1 } END { exit !f }'; }
+awk_zombie() {
+    xl list | awk -v ending="$ENDING" '
+        NR > 1 && ($1 == "(null)" || $5 ~ /d/ || ($5 ~ /[sc]/ && index(ending, " " $1 " ") == 0)) { f = 1 }
+        END { exit !f }'
+}

@@ -54,9 +54,6 @@ pub(crate) fn build_for(workspace: &Workspace, scenario: &Scenario) -> Result<()
     if scenario.needs_front {
         build_front(workspace)?;
     }
-    if scenario.needs_probe {
-        build_probe(workspace)?;
-    }
     Ok(())
 }
 
@@ -84,12 +81,12 @@ fn build_tool(workspace: &Workspace, feature: Option<&str>, to: &Path) -> Result
     report(to)
 }
 
-/// The stopwatch, once it is built.
+/// The stopwatch and reader of consoles, once it is built.
 pub(crate) fn probe(workspace: &Workspace) -> PathBuf {
     workspace.dist().join("test").join("bed-probe")
 }
 
-/// Builds the stopwatch, static since a guest has no libraries.
+/// Builds it, static since a guest has no libraries.
 pub(crate) fn build_probe(workspace: &Workspace) -> Result<()> {
     progress::say("building bed-probe");
     let to = probe(workspace);

@@ -1,10 +1,12 @@
-//! A stopwatch for the bed, linked statically so that it runs in dom0 and in guests.
+//! A stopwatch and a reader of consoles for the bed, linked statically so that it runs in dom0
+//! and in guests.
 //!
 //! It measures in one process what a shell could only measure together with the start of
 //! programs. Each result is a line `@@BENCH METRIC NUMBER`; times are nanoseconds.
 #![deny(unsafe_code)]
 
 mod config;
+mod console;
 mod crash;
 mod drive;
 mod reaction;
@@ -24,6 +26,8 @@ bed-probe drive DEVICE SECONDS THREADS  4 KiB random reads, past the page cache
 bed-probe until FILE TEXT SECONDS COMMAND...
                                         from the start of COMMAND until FILE has new TEXT
 bed-probe present PATH SECONDS          waits until something is in the folder PATH
+bed-probe answer LOG NUMBER SECONDS     what a guest answered to a command; 125: nothing in time
+bed-probe shows LOG REGEX SECONDS       waits until a console shows something
 bed-probe crash DOMID                   ends the domain as if it had crashed
 bed-probe wakes TRACE DOMID             how often xentrace saw the domain wake";
 
@@ -31,7 +35,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match run(&words) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("bed-probe: {error}");
             ExitCode::FAILURE
@@ -39,8 +43,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(words: &[&str]) -> Result<(), Failure> {
+fn run(words: &[&str]) -> Result<ExitCode, Failure> {
     match words {
+        ["answer", log, number, seconds] => {
+            return console::answer(log, number.parse()?, seconds.parse()?);
+        }
+        ["shows", log, regex, seconds] => {
+            return console::shows(log, regex, seconds.parse()?);
+        }
         ["config", file, rounds] => config::measure(file, rounds.parse()?),
         ["late", file, rounds] => config::measure_late(file, rounds.parse()?),
         ["drive", device, seconds, threads] => {
@@ -53,7 +63,8 @@ fn run(words: &[&str]) -> Result<(), Failure> {
         ["crash", domain] => crash::crash(domain.parse()?),
         ["wakes", trace, domain] => wakes::count(trace, domain.parse()?),
         _ => Err(USAGE.into()),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints one result.

@@ -30,6 +30,6 @@ step "the guest powers off, and so does pcidom"
 send_guest g1 'poweroff -f'
 ends g1 40
 xl shutdown pcidom
-ends pcidom 40
+shuts_down pcidom 40
 check "no IOMMU fault" no_vtd_fault
 check "no zombie is left" no_zombies

@@ -68,6 +68,6 @@ ask pv 'ring 60' "$disk0 reset" 'link to state'
 xl destroy g1
 ends g1 30
 xl shutdown pcidom
-ends pcidom 40
+shuts_down pcidom 40
 check "no IOMMU fault" no_vtd_fault
 check "no zombie is left" no_zombies

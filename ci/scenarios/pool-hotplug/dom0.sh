@@ -234,6 +234,9 @@ pool "two others" "$disk2" "$disk0"
 lends disk2
 
 step "a pcidom without a device"
+leaves "$disk0"
+leaves "$disk2"
+pool "none, before its end"
 xl destroy pcidom
 ends pcidom 40
 # Without a device in the configuration libxl makes a domain without an IOMMU context, unless

@@ -18,6 +18,7 @@ pub(crate) mod scenario;
 pub(crate) mod suite;
 pub(crate) mod verdict;
 
+use crate::dist;
 use crate::progress;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result};
@@ -75,6 +76,7 @@ impl Bed {
         let folder = workspace.bed(suite.name);
         let emulator = Emulator::get(&workspace.emulator())?;
         let base = Base::get(suite, &folder)?;
+        dist::build_probe(workspace)?;
         Ok(Self { workspace: workspace.clone(), folder, base, emulator })
     }
 

@@ -41,9 +41,7 @@ pub(crate) fn write(base: &Base, contents: &Contents<'_>, to: &Path) -> Result<(
     if contents.scenario.needs_pcidom || contents.image.is_some() {
         add_dist(contents, &mut tree)?;
     }
-    if contents.scenario.needs_probe {
-        tree.file("usr/sbin/bed-probe", &dist::probe(contents.workspace))?;
-    }
+    tree.file("usr/sbin/bed-probe", &dist::probe(contents.workspace))?;
     if contents.scenario.needs_front {
         tree.file("bed/images/bed-front", &dist::front(contents.workspace))?;
     }
@@ -129,8 +127,6 @@ fn write_guest(base: &Base, contents: &Contents<'_>, to: &Path) -> Result<()> {
             tree.file(&format!("scenario/{name}"), &entry.path())?;
         }
     }
-    if contents.scenario.needs_probe {
-        tree.file("sbin/bed-probe", &dist::probe(contents.workspace))?;
-    }
+    tree.file("sbin/bed-probe", &dist::probe(contents.workspace))?;
     append(base.guest().as_path(), &tree, to)
 }

@@ -23,8 +23,6 @@ pub(crate) struct Scenario {
     pub(crate) needs_pcidom: bool,
     /// Whether it has a command of its own and is no part of `cargo xtask test`.
     pub(crate) on_demand: bool,
-    /// Whether dom0 and guests get the stopwatch.
-    pub(crate) needs_probe: bool,
     /// Whether dom0 has a serial port whose other end is pcidom's.
     pub(crate) types_on_com2: bool,
     /// Whether dom0 gets the frontend that asks what Linux never asks.
@@ -73,10 +71,7 @@ impl Scenario {
 
     /// Whether anything has to be built for it besides what a host gets.
     pub(crate) fn needs_more_built(&self) -> bool {
-        self.needs_probe
-            || self.needs_front
-            || self.image.is_some()
-            || self.tool.is_some()
+        self.needs_front || self.image.is_some() || self.tool.is_some()
     }
 
     fn parse(name: &str, folder: &Path, text: &str) -> Result<Self> {
@@ -87,7 +82,6 @@ impl Scenario {
             timeout: Duration::from_secs(240),
             needs_pcidom: true,
             on_demand: false,
-            needs_probe: false,
             needs_front: false,
             types_on_com2: false,
             soak: None,
@@ -127,7 +121,6 @@ impl Scenario {
             "pcidom" => self.needs_pcidom = yes_or_no(value)?,
             "on_demand" => self.on_demand = yes_or_no(value)?,
             "front" => self.needs_front = yes_or_no(value)?,
-            "probe" => self.needs_probe = yes_or_no(value)?,
             "com2" => self.types_on_com2 = yes_or_no(value)?,
             "soak" => self.soak = Some(Soak::parse(value)?),
             "regions" => {
@@ -164,11 +157,11 @@ mod tests {
             "# a remark\nabout = two things\ntimeout = 60\npcidom = no\n\
              image = probe-bar\ntool = cached-pirqs\nfront = yes\n\
              device = disk0 nvme 16M msix_qsize=129\ndevice = net0 e1000e\n\
-             regions = disk0 2\non_demand = yes\nprobe = yes\nsoak = 8 1\n\
+             regions = disk0 2\non_demand = yes\nsoak = 8 1\n\
              xen = iommu=0 extra_guest_irqs=4\n",
         )
         .unwrap();
-        assert!(scenario.on_demand && scenario.needs_probe);
+        assert!(scenario.on_demand);
         assert_eq!(scenario.xen, "iommu=0 extra_guest_irqs=4");
         assert_eq!(scenario.soak, Some(Soak { rounds: 8, seed: 1 }));
         assert_eq!(scenario.about, "two things");

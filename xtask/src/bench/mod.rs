@@ -28,7 +28,6 @@ pub(crate) fn run(workspace: &Workspace, suite: &str, plan: Plan) -> Result<bool
     packages::ensure(workspace)?;
     if !plan.no_build {
         dist::build(workspace)?;
-        dist::build_probe(workspace)?;
     }
     let bed = Bed::build(workspace, suite)?;
     let load_before = load();

@@ -1,0 +1,103 @@
+//! A domain's console, in the log that xenconsoled writes: waits until it says something.
+
+use crate::Failure;
+use regex_lite::Regex;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// No answer in time. A guest's own commands end with less, by convention of shells.
+const NO_ANSWER: u8 = 125;
+
+/// A log that grows.
+struct Log {
+    path: PathBuf,
+    /// Not before the domain has written something.
+    file: Option<File>,
+    /// Tells of changes in the log's folder.
+    changes: OwnedFd,
+    deadline: Instant,
+    text: String,
+}
+
+impl Log {
+    fn open(path: &str, seconds: u64) -> Result<Self, Failure> {
+        let path = PathBuf::from(path);
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        let changes = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+        // Before the first look, so that nothing comes in between.
+        inotify::add_watch(&changes, folder, WatchFlags::CREATE | WatchFlags::MODIFY)?;
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        Ok(Self { path, file: None, changes, deadline, text: String::new() })
+    }
+
+    /// Takes what is there; false if nothing has come until the deadline.
+    fn grow(&mut self) -> Result<bool, Failure> {
+        loop {
+            if self.file.is_none() {
+                match File::open(&self.path) {
+                    Ok(file) => self.file = Some(file),
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            let mut bytes = Vec::new();
+            if let Some(file) = &mut self.file {
+                file.read_to_end(&mut bytes)?;
+            }
+            if !bytes.is_empty() {
+                bytes.retain(|byte| *byte != b'\r');
+                self.text.push_str(&String::from_utf8_lossy(&bytes));
+                return Ok(true);
+            }
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            let left = Timespec {
+                tv_sec: i64::try_from(left.as_secs())?,
+                tv_nsec: left.subsec_nanos().into(),
+            };
+            poll(&mut [PollFd::new(&self.changes, PollFlags::IN)], Some(&left))?;
+            let mut events = [0; 4096];
+            while rustix::io::read(&self.changes, &mut events).is_ok_and(|n| n > 0) {}
+        }
+    }
+}
+
+/// Prints what the guest answered to the command of this number; its exit status is ours.
+pub(crate) fn answer(path: &str, number: u64, seconds: u64) -> Result<ExitCode, Failure> {
+    let mut log = Log::open(path, seconds)?;
+    let done = Regex::new(&format!("(?m)^@@DONE {number} ([0-9]+) *@"))?;
+    let begin = Regex::new(&format!("(?m)^@@BEGIN {number} *\n"))?;
+    loop {
+        if let Some(found) = done.captures(&log.text) {
+            let end = found.get(0).map_or(0, |whole| whole.start());
+            let from = begin.find(&log.text).map_or(end, |line| line.end());
+            let output = log.text.get(from..end).unwrap_or_default();
+            std::io::stdout().write_all(output.as_bytes())?;
+            let status: u8 = found.get(1).map_or("", |status| status.as_str()).parse()?;
+            return Ok(ExitCode::from(status));
+        }
+        if !log.grow()? {
+            return Ok(ExitCode::from(NO_ANSWER));
+        }
+    }
+}
+
+/// Waits until the console shows what the expression describes.
+pub(crate) fn shows(path: &str, regex: &str, seconds: u64) -> Result<ExitCode, Failure> {
+    let mut log = Log::open(path, seconds)?;
+    let regex = Regex::new(&format!("(?m){regex}"))?;
+    while !regex.is_match(&log.text) {
+        if !log.grow()? {
+            return Err(format!("{path} does not show {regex} after {seconds} s").into());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
