@@ -10,7 +10,7 @@ use pcidom_pci::reset::Method;
 use pcidom_pci::scan::ScanError;
 use pcidom_pci::{AccessError, Sbdf, VirtualBdf};
 use pcidom_script::Instant;
-use pcidom_xenbus::{DomId, GrantRef, Port, XenbusState, pciif};
+use pcidom_xenbus::{GrantRef, Port, XenbusState, pciif};
 use pcifront::exports::{Export, fill_gaps, is_torn, parse_exports};
 use pcifront::link::{self, Link};
 use vecmap::{VecMap, VecSet};
@@ -19,7 +19,7 @@ use super::Machine;
 use super::backoff::Backoff;
 use super::bus::{Customer, Started};
 use super::chain::{Chain, LinkDone, LinkId, LinkJob};
-use super::jobs::{self, FRONT_DIR};
+use super::jobs::{self, Back, FRONT_DIR};
 use super::tasks::Work;
 use super::trace::Trace;
 use crate::platform::Platform;
@@ -62,8 +62,8 @@ impl PoolDevice {
 pub(super) struct Alink<P: Platform> {
     link: Link,
     chain: Chain,
-    /// The backend's directory, once the toolstack has made one.
-    back: Option<String>,
+    /// The other end, once the toolstack has made one.
+    back: Option<Back>,
     searched: bool,
     /// When to look again after something went wrong on our side, which nobody tells us of.
     again: Backoff,
@@ -120,14 +120,14 @@ impl<P: Platform> Machine<P> {
 
     /// The watch on the backend's state has fired.
     pub(super) fn read_back_state(&mut self) {
-        if let Some(dir) = self.alink.back.clone() {
+        if let Some(Back { dir, .. }) = self.alink.back.clone() {
             let job = LinkJob::ReadKeys { dir, keys: STATE_KEYS };
             self.alink.chain.push(job, &mut self.store);
         }
     }
 
     /// The search for the backend's directory has ended.
-    pub(super) fn back_found(&mut self, back: Option<String>, platform: &mut P) {
+    pub(super) fn back_found(&mut self, back: Option<Back>, platform: &mut P) {
         self.alink.searched = true;
         let gone = back.is_none() && self.alink.back.is_some();
         self.alink.back = back;
@@ -146,7 +146,7 @@ impl<P: Platform> Machine<P> {
                 let state = XenbusState::parse(keys.get("state").map(String::as_str));
                 if dir == FRONT_DIR {
                     link::Event::Front(state)
-                } else if self.alink.back.as_ref() == Some(&dir) {
+                } else if self.alink.back.as_ref().is_some_and(|back| back.dir == dir) {
                     self.warn_if_closed(state);
                     link::Event::Backend(state)
                 } else {
@@ -215,7 +215,7 @@ impl<P: Platform> Machine<P> {
                 self.set_alink_state(state);
             }
             link::Action::ReadDevices => {
-                if let Some(dir) = self.alink.back.clone() {
+                if let Some(Back { dir, .. }) = self.alink.back.clone() {
                     let job = LinkJob::ReadDir { dir, limit: jobs::MAX_BACK_NODES };
                     self.alink.chain.push(job, &mut self.store);
                 }
@@ -262,14 +262,17 @@ impl<P: Platform> Machine<P> {
 
     /// Grants the page, makes the port, and publishes both.
     fn open_alink(&mut self, platform: &mut P) {
-        let (reference, page) = match platform.grant(DomId::DOM0) {
+        let Some(Back { domain: peer, .. }) = self.alink.back else {
+            return self.alink_event(link::Event::OpenFailed, platform);
+        };
+        let (reference, page) = match platform.grant(peer) {
             Ok(granted) => granted,
             Err(error) => {
                 log::error!("no page for the link to dom0: {error}");
                 return self.alink_event(link::Event::OpenFailed, platform);
             }
         };
-        let port = match platform.alloc_unbound(DomId::DOM0) {
+        let port = match platform.alloc_unbound(peer) {
             Ok(port) => port,
             Err(error) => {
                 platform.end_grant(reference, page);

@@ -51,8 +51,8 @@ pub(super) enum Done {
     Unwatched(DomId, StoreError),
     /// `control/shutdown` says this.
     Shutdown(Option<String>),
-    /// The A-link's backend directory, if the toolstack made one.
-    BackFound(Option<String>),
+    /// The A-link's backend, if the toolstack made one.
+    BackFound(Option<Back>),
     /// Devices that the daemon has taken into quarantine.
     Pool(VecSet<Sbdf>),
     /// Config space pages that the daemon lets us map.
@@ -128,10 +128,35 @@ pub(super) async fn shutdown(store: Store) -> Done {
 /// place wakes us for nothing.
 pub(super) async fn find_back(store: Store) -> Done {
     let found = store.find(&format!("{FRONT_DIR}/backend")).await.ok().flatten();
-    if let Some(back) = &found {
-        drop(store.watch(&format!("{back}/state"), token::BACK).await);
+    let found = found.and_then(|dir| {
+        let back = Back::parse(dir.clone());
+        if back.is_none() {
+            log::error!("{FRONT_DIR}/backend names no backend's directory: {dir}");
+        }
+        back
+    });
+    if let Some(Back { dir, .. }) = &found {
+        drop(store.watch(&format!("{dir}/state"), token::BACK).await);
     }
     Done::BackFound(found)
+}
+
+/// Where the A-link's other end is: dom0, or another pcidom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Back {
+    /// Its directory in XenStore.
+    pub(super) dir: String,
+    /// Its domain, for grants and event channels.
+    pub(super) domain: DomId,
+}
+
+impl Back {
+    /// The directory says whose it is: `/local/domain/DOMID/backend/pci/...`.
+    fn parse(dir: String) -> Option<Self> {
+        let (domain, _) = dir.strip_prefix("/local/domain/")?.split_once("/backend/")?;
+        let domain = DomId(domain.parse().ok()?);
+        Some(Self { dir, domain })
+    }
 }
 
 /// Reads which devices the daemon has quarantined.
@@ -240,4 +265,24 @@ pub(super) async fn replace(store: Store, nodes: Vec<(String, String)>) -> Done 
         }
     }
     Done::Nothing
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_directory_of_the_backend_says_whose_it_is() {
+        let back = |dir: &str| Back::parse(dir.into()).map(|back| back.domain);
+        assert_eq!(back("/local/domain/0/backend/pci/3/0"), Some(DomId(0)));
+        assert_eq!(back("/local/domain/12/backend/pci/3/0"), Some(DomId(12)));
+        for wrong in [
+            "",
+            "backend/pci/3/0",
+            "/local/domain/x/backend/pci/3/0",
+            "/local/domain/70000/backend/",
+        ] {
+            assert_eq!(back(wrong), None, "{wrong}");
+        }
+    }
 }
