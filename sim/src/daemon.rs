@@ -132,6 +132,7 @@ impl DaemonProcess {
             guest: guest.to_string(),
             device: Bdf(device),
             slot: None,
+            bus: None,
             share_line: false,
             lax: false,
             pcidom: Some(pcidom.into()),

@@ -1,6 +1,7 @@
 //! The command line. Grammar, exit codes and formats are xl's.
 
 use clap::{Parser, Subcommand};
+use pcidom_loan::BusPolicy;
 use pcidom_pci::reset::Method;
 
 /// Lends PCI devices of a pcidom to guests.
@@ -19,6 +20,11 @@ pub(crate) enum Command {
         /// of the two can then hold up the other's interrupts.
         #[arg(long)]
         share_line: bool,
+        /// How the guest's bus is laid out: like Linux's pciback, or each function as
+        /// function 0 of its own slot, or at its physical address. For all devices of a
+        /// guest the same; without it, what extra= in pcidom's config says, or vpci.
+        #[arg(long, value_name = "vpci|slot|passthrough")]
+        bus: Option<BusPolicy>,
         /// Name or domid of a PV guest.
         guest: String,
         /// PCI_SPEC_STRING: [DDDD:]BB:SS.F[@VSLOT][,key=value...]; with the key

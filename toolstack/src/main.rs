@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use cli::{Cli, Command};
 use pcidom_toolstack::spec::{BadSpec, Spec};
-use pcidom_toolstack::verb::{Bdf, Reply, ResetMethod, Verb};
+use pcidom_toolstack::verb::{Bdf, Bus, Reply, ResetMethod, Verb};
 use pcidom_toolstack::{client, print, serve};
 
 /// xl's code for a command that makes no sense.
@@ -31,10 +31,11 @@ fn complain(text: &str) {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Attach { share_line, guest, spec, pcidom } => {
+        Command::Attach { share_line, bus, guest, spec, pcidom } => {
             Ok(with_spec("attach", &spec, |Spec { device, slot, lax }| {
-                let device = Bdf(device);
-                let verb = Verb::Attach { guest, device, slot, share_line, lax, pcidom };
+                let (device, bus) = (Bdf(device), bus.map(Bus));
+                let verb =
+                    Verb::Attach { guest, device, slot, bus, share_line, lax, pcidom };
                 ask("attach", &verb)
             }))
         }

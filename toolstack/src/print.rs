@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::verb::{ListLine, PcidomLine, Status};
+use crate::verb::{Bus, ListLine, PcidomLine, Status};
 
 const NOT_STRICT: &str = "lent even where no reset method works, made quiet only \
     (no-strict-reset=1)";
@@ -74,6 +74,10 @@ fn pcidom_text(text: &mut String, pcidom: &PcidomLine) {
         );
         if let Some(no_line) = &loan.no_line {
             let _ = writeln!(text, "       note: {no_line}");
+        }
+        if loan.bus != Bus::default() {
+            let _ =
+                writeln!(text, "       note: the guest's bus is {}", loan.bus.0.word());
         }
         if loan.no_strict_reset {
             let _ = writeln!(text, "       note: {NOT_STRICT}");

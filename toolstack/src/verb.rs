@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use pcidom_loan::BusPolicy;
 use pcidom_pci::Sbdf;
 use pcidom_pci::reset::Method;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -48,6 +49,23 @@ impl<'de> Deserialize<'de> for ResetMethod {
     }
 }
 
+/// A bus policy by its word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bus(pub BusPolicy);
+
+impl Serialize for Bus {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.word())
+    }
+}
+
+impl<'de> Deserialize<'de> for Bus {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "lowercase")]
@@ -60,6 +78,9 @@ pub enum Verb {
         device: Bdf,
         /// The virtual slot, if one is asked for.
         slot: Option<u8>,
+        /// How the guest's bus is laid out, for its first device.
+        #[serde(default)]
+        bus: Option<Bus>,
         /// Give it its line although another guest has that.
         #[serde(default)]
         share_line: bool,
@@ -163,6 +184,9 @@ pub struct LoanLine {
     /// Why its guest can't use its interrupt line, if it can't.
     #[serde(default)]
     pub no_line: Option<String>,
+    /// How its guest's bus is laid out.
+    #[serde(default)]
+    pub bus: Bus,
     /// It is lent even if it could not be reset (`no-strict-reset=1`).
     #[serde(default)]
     pub no_strict_reset: bool,
@@ -257,7 +281,7 @@ impl Request {
 
 #[cfg(test)]
 mod tests {
-    use super::{Bdf, Reply, Request, VERSION, Verb};
+    use super::{Bdf, Bus, BusPolicy, Reply, Request, VERSION, Verb};
 
     #[test]
     fn a_request_is_one_line_and_comes_back() {
@@ -265,6 +289,7 @@ mod tests {
             guest: "g\n1".into(),
             device: Bdf("01:00.0".parse().unwrap()),
             slot: Some(3),
+            bus: Some(Bus(BusPolicy::Slot)),
             share_line: true,
             lax: true,
             pcidom: Some("pcidom".into()),

@@ -38,6 +38,8 @@ fn a_command_that_makes_no_sense_is_exit_2() {
     fails(&["reset"], 2, &["Usage: pcidomctl reset"]);
     let methods = "there are flr, af, pm, slot and bus";
     fails(&["reset", "01:00.0", "--method", "kick"], 2, &["kick", methods]);
+    let policies = "there are vpci, slot and passthrough";
+    fails(&["attach", "--bus", "isa", "g1", "01:00.0"], 2, &["isa", policies]);
     fails(&["fly"], 2, &["Usage: pcidomctl"]);
     fails(&[], 2, &["Usage: pcidomctl"]);
 }

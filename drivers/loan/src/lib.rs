@@ -23,6 +23,7 @@
 
 extern crate alloc;
 
+mod bus;
 mod lease;
 mod order;
 mod text;
@@ -31,6 +32,7 @@ use core::fmt;
 
 use pcidom_pci::Sbdf;
 
+pub use bus::{BusPolicy, NoSuchPolicy};
 pub use lease::{
     LeaseAnswer, LeaseAsk, LeaseRefusal, LeaseRequest, MAX_VECTORS, repeated,
 };

@@ -7,8 +7,8 @@ use core::str::FromStr;
 use pcidom_pci::Sbdf;
 use pcidom_pci::reset::Method;
 
-use crate::Generation;
 use crate::text::{Fields, MAX_TEXT, ParseError, decimal};
+use crate::{BusPolicy, Generation};
 
 /// How far a loan has come, by the daemon's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,6 +66,8 @@ pub struct LoanOrder {
     pub device: Sbdf,
     /// The virtual slot that was asked for, if one was.
     pub slot: Option<u8>,
+    /// Which address the guest sees it at.
+    pub bus: BusPolicy,
     /// Whether the guest may use the device's interrupt line. If not, another guest does.
     pub line: bool,
     /// How to reset it.
@@ -76,9 +78,12 @@ impl fmt::Display for LoanOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let phase = Phase::ALL.into_iter().find(|(phase, _)| *phase == self.phase);
         let phase = phase.map_or("", |(_, word)| word);
-        let Self { generation, guest, device, slot, line, reset, .. } = self;
+        let Self { generation, guest, device, slot, bus, line, reset, .. } = self;
         write!(f, "gen={generation} phase={phase} guest={guest} dev={device}")?;
         slot.map_or(Ok(()), |slot| write!(f, " vslot={slot}"))?;
+        if *bus != BusPolicy::default() {
+            write!(f, " bus={}", bus.word())?;
+        }
         f.write_str(if *line { "" } else { " line=none" })?;
         reset.port.map_or(Ok(()), |port| write!(f, " port={port}"))?;
         match reset.below {
@@ -103,7 +108,8 @@ impl FromStr for LoanOrder {
         let guest = fields.value("guest")?;
         let device = fields.value("dev")?;
         let (slot, line, reset) = (None, true, ResetTerms::default());
-        let mut order = Self { generation, phase, guest, device, slot, line, reset };
+        let bus = BusPolicy::default();
+        let mut order = Self { generation, phase, guest, device, slot, bus, line, reset };
         let mut last = 0;
         while let Ok(word) = fields.word("option") {
             let place = order.option(word).ok_or(ParseError::Field("option"))?;
@@ -126,29 +132,33 @@ impl LoanOrder {
                 self.slot = Some(decimal(number).filter(|slot| *slot < 32)?);
                 Some(1)
             }
+            (Some(("bus", policy)), _) => {
+                self.bus = policy.parse().ok()?;
+                Some(2)
+            }
             (Some(("line", "none")), _) => {
                 self.line = false;
-                Some(2)
+                Some(3)
             }
             (Some(("port", port)), _) => {
                 self.reset.port = Some(port.parse().ok()?);
-                Some(3)
+                Some(4)
             }
             (Some(("below", number)), _) => {
                 self.reset.below = decimal(number)?;
-                Some(4)
+                Some(5)
             }
             (Some(("method", method)), _) => {
                 self.reset.method = Some(method.parse().ok()?);
-                Some(5)
+                Some(6)
             }
             (None, "lax") => {
                 self.reset.lax = true;
-                Some(6)
+                Some(7)
             }
             (None, "force") => {
                 self.reset.force = true;
-                Some(7)
+                Some(8)
             }
             _ => None,
         }
@@ -218,7 +228,7 @@ impl FromStr for LoanReport {
 #[cfg(test)]
 mod tests {
     use super::{LoanOrder, LoanReport, Outcome, Phase, ResetTerms};
-    use crate::{Generation, MAX_TEXT};
+    use crate::{BusPolicy, Generation, MAX_TEXT};
     use pcidom_pci::reset::Method;
 
     #[test]
@@ -230,6 +240,7 @@ mod tests {
             guest: 3,
             device,
             slot: None,
+            bus: BusPolicy::Vpci,
             line: true,
             reset: ResetTerms::default(),
         };
@@ -245,17 +256,26 @@ mod tests {
                 [(None, true), (Some(31), true), (None, false), (Some(0), false)]
             {
                 for reset in [ResetTerms::default(), terms] {
-                    let order = LoanOrder { phase, slot, line, reset, ..plain };
-                    assert_eq!(order.to_string().parse(), Ok(order));
+                    for bus in BusPolicy::ALL {
+                        let order = LoanOrder { phase, slot, bus, line, reset, ..plain };
+                        assert_eq!(order.to_string().parse(), Ok(order));
+                    }
                 }
             }
         }
-        let order =
-            LoanOrder { phase: Phase::Reset, slot: Some(2), reset: terms, ..plain };
+        let (slot, bus) = (Some(2), BusPolicy::Passthrough);
+        let order = LoanOrder {
+            phase: Phase::Reset,
+            slot,
+            bus,
+            line: false,
+            reset: terms,
+            ..plain
+        };
         assert_eq!(
             order.to_string(),
-            "gen=7 phase=reset guest=3 dev=0000:01:00.0 vslot=2 port=0000:00:1c.4 \
-             below=2 method=bus lax force"
+            "gen=7 phase=reset guest=3 dev=0000:01:00.0 vslot=2 bus=passthrough line=none \
+             port=0000:00:1c.4 below=2 method=bus lax force"
         );
     }
 
@@ -274,6 +294,8 @@ mod tests {
             "gen=1 phase=lent guest=1 dev=0000:01:00.0 method=kick",
             "gen=1 phase=lent guest=1 dev=0000:01:00.0 lax=1",
             "gen=1 phase=lent guest=1 dev=0000:01:00.0 force lax",
+            "gen=1 phase=lent guest=1 dev=0000:01:00.0 bus=isa",
+            "gen=1 phase=lent guest=1 dev=0000:01:00.0 bus=slot vslot=3",
             "gen=-1 phase=lent guest=1 dev=0000:01:00.0",
         ] {
             assert!(text.parse::<LoanOrder>().is_err(), "{text}");

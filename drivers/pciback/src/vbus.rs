@@ -1,20 +1,24 @@
-//! The virtual bus of one guest: which address each function gets.
+//! The virtual bus of one guest: which address each function gets, by the guest's policy
+//! (protocol.md 4; [`BusPolicy`]).
 //!
-//! As Linux's vpci (its default since there is a pciback; protocol.md 4.1, the rules of
-//! 5.13 and later): one bus 0000:00 with 32 slots; functions of one physical slot share a
-//! virtual slot and keep their function numbers. A wished slot is honoured if it is free,
-//! which Linux doesn't do.
+//! * vpci, as Linux's pciback has it since 5.13: one bus 0000:00 with 32 slots; functions of
+//!   one physical slot share a virtual slot and keep their function numbers.
+//! * slot: every function is function 0 of the first free slot, on bus 0000:00 or, once that
+//!   is full, 0000:01.
+//! * passthrough: the physical address.
+//!
+//! A wished slot is honoured or refused, which Linux doesn't do.
 
 use alloc::vec::Vec;
 use core::fmt;
 
+pub use pcidom_loan::BusPolicy;
 use pcidom_pci::{Sbdf, VirtualBdf};
-
-/// The text of `root-0`, the only root bus there is.
-pub const ROOT: &str = "0000:00";
 
 /// Slots of a PCI bus.
 const SLOTS: u8 = 32;
+/// Buses of the slot policy, as in the Linux kernels that had it.
+const BUSES: u8 = 2;
 
 /// What the bus has to know of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,6 +27,8 @@ pub struct Placing {
     pub device: Sbdf,
     /// The slot that was wished for, 0 to 31.
     pub slot: Option<u8>,
+    /// Which address it gets.
+    pub policy: BusPolicy,
     /// It is an SR-IOV virtual function.
     pub virtual_function: bool,
     /// It is a bridge.
@@ -35,16 +41,22 @@ pub enum PlaceError {
     /// Guests get no bridges.
     #[error("bridges are not lent")]
     Bridge,
-    /// All slots are taken.
-    #[error("all 32 slots of the guest's bus are taken")]
-    Full,
+    /// So many slots there are, and all are taken.
+    #[error("all {0} slots of the guest's bus are taken")]
+    Full(u8),
+    /// The wished slot, or its own address, is another's.
+    #[error("slot {0:02x} of the guest's bus is taken")]
+    Taken(u8),
+    /// Another slot than the wished one is the only one it can have.
+    #[error("it can have no slot but {0:02x}, which its other functions have")]
+    Bound(u8),
 }
 
 #[derive(Clone, Copy, Debug, Hash)]
 struct Placed {
     device: Sbdf,
     virtual_function: bool,
-    slot: u8,
+    at: VirtualBdf,
 }
 
 /// The bus; its functions in the order in which they came.
@@ -67,22 +79,34 @@ impl VirtualBus {
     /// Gives a function its address; the one it has if it is there already.
     ///
     /// # Errors
-    /// If it is a bridge or no slot is left; nothing has changed then.
+    /// If it is a bridge, no slot is left, or not the one that was wished for; nothing has
+    /// changed then.
     pub fn place(&mut self, wanted: Placing) -> Result<VirtualBdf, PlaceError> {
         if let Some(at) = self.address_of(wanted.device) {
             return Ok(at);
         }
-        if wanted.bridge {
+        let Placing { device, slot: wish, policy, virtual_function, bridge } = wanted;
+        if bridge {
             return Err(PlaceError::Bridge);
         }
-        let slot = self
-            .shared_slot(wanted)
-            .or_else(|| wanted.slot.filter(|slot| *slot < SLOTS && self.is_free(*slot)))
-            .or_else(|| (0..SLOTS).find(|slot| self.is_free(*slot)))
-            .ok_or(PlaceError::Full)?;
-        let at = address(slot, wanted.device).ok_or(PlaceError::Full)?;
-        let Placing { device, virtual_function, .. } = wanted;
-        self.placed.push(Placed { device, virtual_function, slot });
+        let at = match (policy, self.shared_slot(wanted)) {
+            (BusPolicy::Passthrough, _) => device,
+            (BusPolicy::Slot, _) => self.free_slot(wish, BUSES)?,
+            (BusPolicy::Vpci, None) => {
+                with_function(self.free_slot(wish, 1)?, device.function())
+            }
+            (BusPolicy::Vpci, Some(shared)) => with_function(shared, device.function()),
+        };
+        let slot = at.device();
+        if wish.is_some_and(|wish| wish != slot) {
+            return Err(PlaceError::Bound(slot));
+        }
+        let at = VirtualBdf(at);
+        // Where a guest has more than one policy, which the daemon does not let happen.
+        if self.at(at).is_some() {
+            return Err(PlaceError::Taken(slot));
+        }
+        self.placed.push(Placed { device, virtual_function, at });
         Ok(at)
     }
 
@@ -98,47 +122,82 @@ impl VirtualBus {
 
     /// Where a function is.
     pub fn address_of(&self, device: Sbdf) -> Option<VirtualBdf> {
-        let placed = self.placed.iter().find(|placed| placed.device == device)?;
-        address(placed.slot, device)
+        self.placed.iter().find(|placed| placed.device == device).map(|placed| placed.at)
     }
 
     /// What is at an address.
     pub fn at(&self, at: VirtualBdf) -> Option<Sbdf> {
-        let mut devices = self.placed.iter().map(|placed| placed.device);
-        devices.find(|device| self.address_of(*device) == Some(at))
+        self.placed.iter().find(|placed| placed.at == at).map(|placed| placed.device)
     }
 
-    fn is_free(&self, slot: u8) -> bool {
-        self.placed.iter().all(|placed| placed.slot != slot)
+    /// The function that came first of those in a slot.
+    fn first_in(&self, slot: Sbdf) -> Option<&Placed> {
+        self.placed.iter().find(|placed| with_function(placed.at.0, 0) == slot)
+    }
+
+    /// Function 0 of the wished slot, or of the first one that is free on so many buses.
+    fn free_slot(&self, wish: Option<u8>, buses: u8) -> Result<Sbdf, PlaceError> {
+        if let Some(wish) = wish {
+            let slot = Sbdf::new(0, 0, wish, 0);
+            let free = slot.filter(|slot| self.first_in(*slot).is_none());
+            return free.ok_or(PlaceError::Taken(wish));
+        }
+        let mut all = (0..buses).flat_map(slots_of);
+        let free = all.find(|slot| self.first_in(*slot).is_none());
+        free.ok_or(PlaceError::Full(SLOTS.saturating_mul(buses)))
     }
 
     /// The slot of the wanted function's neighbours. A virtual function with number 0 is
     /// kept apart: its number says nothing about its physical function's slot.
-    fn shared_slot(&self, wanted: Placing) -> Option<u8> {
+    fn shared_slot(&self, wanted: Placing) -> Option<Sbdf> {
         let apart =
             |device: Sbdf, virtual_function| virtual_function && device.function() == 0;
         if apart(wanted.device, wanted.virtual_function) {
             return None;
         }
-        let slot_of = |d: Sbdf| (d.segment(), d.bus(), d.device());
-        (0..SLOTS).find(|slot| {
-            let first = self.placed.iter().find(|placed| placed.slot == *slot);
-            first.is_some_and(|first| {
-                slot_of(first.device) == slot_of(wanted.device)
+        slots_of(0).find(|slot| {
+            self.first_in(*slot).is_some_and(|first| {
+                with_function(first.device, 0) == with_function(wanted.device, 0)
                     && !apart(first.device, first.virtual_function)
             })
         })
     }
 }
 
-fn address(slot: u8, device: Sbdf) -> Option<VirtualBdf> {
-    Sbdf::new(0, 0, slot, device.function()).map(VirtualBdf)
+/// Function 0 of each slot of a bus in segment 0.
+fn slots_of(bus: u8) -> impl Iterator<Item = Sbdf> {
+    (0..SLOTS).filter_map(move |slot| Sbdf::new(0, bus, slot, 0))
+}
+
+/// Another function of the same slot.
+fn with_function(of: Sbdf, function: u8) -> Sbdf {
+    Sbdf::new(of.segment(), of.bus(), of.device(), function).unwrap_or(of)
 }
 
 /// The text of `vdev-N`: the function has two digits, unlike everywhere else. Frontends
 /// parse it with that format (protocol.md 2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VdevText(pub VirtualBdf);
+
+/// The text of `root-N`: segment and bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RootText {
+    segment: u16,
+    bus: u8,
+}
+
+impl RootText {
+    /// The root bus that a function is on: guests get no bridges, so each bus is one.
+    pub const fn of(at: VirtualBdf) -> Self {
+        Self { segment: at.0.segment(), bus: at.0.bus() }
+    }
+}
+
+impl fmt::Display for RootText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04x}:{:02x}", self.segment, self.bus)
+    }
+}
 
 impl fmt::Display for VdevText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -155,72 +214,4 @@ impl fmt::Display for VdevText {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{PlaceError, Placing, VdevText, VirtualBus};
-    use pcidom_pci::Sbdf;
-
-    fn placing(device: &str) -> Placing {
-        let device = device.parse().unwrap();
-        Placing { device, slot: None, virtual_function: false, bridge: false }
-    }
-
-    fn place(bus: &mut VirtualBus, wanted: Placing) -> String {
-        VdevText(bus.place(wanted).unwrap()).to_string()
-    }
-
-    #[test]
-    fn functions_of_one_physical_slot_share_a_virtual_slot() {
-        let mut bus = VirtualBus::new();
-        assert_eq!(place(&mut bus, placing("01:00.0")), "0000:00:00.00");
-        assert_eq!(place(&mut bus, placing("02:00.1")), "0000:00:01.01");
-        assert_eq!(place(&mut bus, placing("02:00.0")), "0000:00:01.00");
-        assert_eq!(place(&mut bus, placing("01:00.3")), "0000:00:00.03");
-        assert_eq!(place(&mut bus, placing("0001:01:00.0")), "0000:00:02.00");
-    }
-
-    #[test]
-    fn a_function_keeps_its_address_when_it_is_placed_again() {
-        let mut bus = VirtualBus::new();
-        place(&mut bus, placing("01:00.0"));
-        let first = place(&mut bus, placing("02:00.0"));
-        assert_eq!(place(&mut bus, placing("02:00.0")), first);
-        let at = bus.address_of("02:00.0".parse().unwrap()).unwrap();
-        assert_eq!(bus.at(at), "02:00.0".parse::<Sbdf>().ok());
-    }
-
-    #[test]
-    fn virtual_functions_with_number_0_stand_alone() {
-        let vf = |device| Placing { virtual_function: true, ..placing(device) };
-        let mut bus = VirtualBus::new();
-        assert_eq!(place(&mut bus, vf("01:10.0")), "0000:00:00.00");
-        assert_eq!(place(&mut bus, vf("01:10.2")), "0000:00:01.02");
-        assert_eq!(place(&mut bus, vf("01:10.3")), "0000:00:01.03");
-    }
-
-    #[test]
-    fn a_wished_slot_is_honoured_if_it_is_free() {
-        let wish = |device, slot| Placing { slot: Some(slot), ..placing(device) };
-        let mut bus = VirtualBus::new();
-        assert_eq!(place(&mut bus, wish("01:00.0", 5)), "0000:00:05.00");
-        assert_eq!(place(&mut bus, wish("02:00.0", 5)), "0000:00:00.00");
-        assert_eq!(place(&mut bus, wish("03:00.0", 32)), "0000:00:01.00");
-        assert_eq!(place(&mut bus, wish("01:00.1", 9)), "0000:00:05.01");
-    }
-
-    #[test]
-    fn a_full_bus_refuses_one_more_and_takes_it_after_a_removal() {
-        let mut bus = VirtualBus::new();
-        for number in 0..32 {
-            place(&mut bus, placing(&format!("{number:02x}:00.0")));
-        }
-        assert_eq!(bus.place(placing("20:00.0")), Err(PlaceError::Full));
-        bus.remove("07:00.0".parse().unwrap());
-        assert_eq!(place(&mut bus, placing("20:00.0")), "0000:00:07.00");
-    }
-
-    #[test]
-    fn bridges_are_refused() {
-        let bridge = Placing { bridge: true, ..placing("00:1c.0") };
-        assert_eq!(VirtualBus::new().place(bridge), Err(PlaceError::Bridge));
-    }
-}
+mod tests;

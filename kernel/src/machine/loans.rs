@@ -134,8 +134,9 @@ impl<P: Platform> Machine<P> {
                 let function =
                     self.pool.get(&device).and_then(|known| known.function.as_ref());
                 let bridge = function.is_some_and(|f| f.is_bridge());
-                let placing =
-                    Placing { device, slot: order.slot, virtual_function: false, bridge };
+                let LoanOrder { slot, bus: policy, .. } = order;
+                let virtual_function = false;
+                let placing = Placing { device, slot, policy, virtual_function, bridge };
                 self.lend(guest, placing, platform);
             }
             Phase::Ending => {

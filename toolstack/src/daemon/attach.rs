@@ -4,18 +4,20 @@ use pcidom_loan::{LoanId, MAX_LOANS, Outcome, Phase, ResetTerms};
 use pcidom_pci::Sbdf;
 use pcidom_xenbus::{DomId, XenbusState};
 
+use super::bus::Place;
 use super::guest_config;
 use super::link::{self, Standing};
 use super::loan::{CONNECT_DEADLINE, Loan, RESET_DEADLINE, Waiter, state};
 use super::lock;
 use super::rights;
+use super::status::printable;
 use super::stop::STOPS;
 use super::terms::NoPort;
 use super::{Client, Daemon, Env, Failure, Record, Stage, paths};
 use crate::host::DeviceFacts;
 use crate::hypervisor::{XenError, errno};
 use crate::store::StoreError;
-use crate::verb::{Bdf, Reply};
+use crate::verb::{Bdf, Bus, Reply};
 
 fn refused(text: impl Into<String>) -> Failure {
     Failure::Refused(text.into())
@@ -50,7 +52,8 @@ impl Daemon {
         &mut self,
         env: &mut Env<'_>,
         client: Client,
-        (guest, device, slot, pcidom): (&str, Sbdf, Option<u8>, Option<&str>),
+        (guest, device, pcidom): (&str, Sbdf, Option<&str>),
+        place: Place,
         Exceptions { share_line, lax }: Exceptions,
     ) -> Result<(), Failure> {
         if let Some(refusal) = self.protection.refusal() {
@@ -60,6 +63,8 @@ impl Daemon {
         let guest = self.check_guest(env, guest, pcidom)?;
         self.check_device(device, pcidom)?;
         let vm = self.serving(pcidom)?;
+        let bus = self.bus_for(env, (guest.domain, &guest.name), &vm, place.bus)?;
+        place.check(&guest.name, device, bus)?;
         let facts = self.refresh(env, pcidom, device)?;
         if facts.port {
             // It was unfit until now, so nothing was known of it.
@@ -72,7 +77,9 @@ impl Daemon {
         let terms = self.terms(port, lax);
         let generation = self.generation + 1;
         let guest = (guest.domain, guest.name, guest.vm);
-        let mut record = Record::new(generation, (pcidom, vm), guest, Bdf(device), slot);
+        let mut record =
+            Record::new(generation, (pcidom, vm), guest, Bdf(device), place.slot);
+        record.bus = Bus(bus);
         record.line = line;
         record.lax = lax;
         env.store.transaction(&mut |nodes| {
@@ -348,7 +355,14 @@ impl Daemon {
         let outcome = match (state(env.store, &back)?, exported, front) {
             (XenbusState::Connected, XenbusState::Initialised, _) => done(String::new()),
             (_, XenbusState::Closing | XenbusState::Closed, _) => {
-                Err(format!("pcidom could not put {device} on the link of {guest}"))
+                // pcidom's word, for people's eyes only.
+                let why = env.store.read(&format!("{back}/error-{entry}"))?;
+                let why = why.unwrap_or_else(|| "look at its console".into());
+                Err(format!(
+                    "pcidom could not put {device} on the bus of {guest}: {} (pcidomctl list \
+                     {guest})",
+                    printable(&why)
+                ))
             }
             (_, _, XenbusState::Initialising) if paused => done(not_yet(
                 "is paused and has not connected yet: it does when it runs (xl unpause)",

@@ -11,8 +11,8 @@ use super::loan::state;
 use super::{Daemon, Env, Failure, Record, Stage, paths};
 use crate::store::{Nodes, Permissions, StoreError};
 
-/// What belongs to one entry, in libxl's names.
-const ENTRY_KEYS: [&str; 6] = ["dev", "key", "opts", "state", "vdev", "vdevfn"];
+/// What belongs to one entry, in libxl's names, and why pcidom could not export it.
+const ENTRY_KEYS: [&str; 7] = ["dev", "key", "opts", "state", "vdev", "vdevfn", "error"];
 
 /// What libxl writes for a device without options.
 const OPTIONS: &str = "msitranslate=0,power_mgmt=0,permissive=0,rdm_policy=strict";

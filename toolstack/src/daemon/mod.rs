@@ -25,6 +25,7 @@
 //! Everything is level-triggered: an event only says where to look.
 
 mod attach;
+mod bus;
 mod detach;
 mod ecam;
 mod ending;
@@ -62,6 +63,7 @@ use crate::hypervisor::{Hypervisor, XenError};
 use crate::store::{Fired, Store, StoreError};
 use crate::verb::{Reply, Verb};
 use attach::Exceptions;
+use bus::Place;
 pub use leases::Noted;
 use loan::Loan;
 use pool::Pcidom;
@@ -187,11 +189,12 @@ impl Daemon {
     pub fn ask(&mut self, env: &mut Env<'_>, client: Client, verb: &Verb) {
         log::debug!("asked: {verb:?}");
         let result = match verb {
-            Verb::Attach { guest, device, slot, share_line, lax, pcidom } => self
+            Verb::Attach { guest, device, slot, bus, share_line, lax, pcidom } => self
                 .attach(
                     env,
                     client,
-                    (guest, device.0, *slot, pcidom.as_deref()),
+                    (guest, device.0, pcidom.as_deref()),
+                    Place { slot: *slot, bus: bus.map(|bus| bus.0) },
                     Exceptions { share_line: *share_line, lax: *lax },
                 )
                 .map(|()| None),

@@ -44,6 +44,11 @@ pub(super) fn vm(domain: DomId) -> String {
     format!("/local/domain/{domain}/vm")
 }
 
+/// What the config of the domain with this `vm` path says in `extra=`.
+pub(super) fn command_line(vm: &str) -> String {
+    format!("{vm}/image/cmdline")
+}
+
 /// The A-link as dom0's end of it, which only dom0 can write: the pool.
 pub(super) fn pool_link(pcidom: DomId) -> String {
     format!("/local/domain/0/backend/pci/{pcidom}/0")

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::leases::Noted;
 use super::{Env, Failure, paths};
 use crate::store::{Nodes, Permissions, StoreError};
-use crate::verb::Bdf;
+use crate::verb::{Bdf, Bus};
 
 /// Version of the record's form.
 const VERSION: u32 = 2;
@@ -76,6 +76,9 @@ pub struct Record {
     pub device: Bdf,
     /// The virtual slot that was asked for.
     pub slot: Option<u8>,
+    /// How the guest's bus is laid out; the same in all loans of a guest.
+    #[serde(default)]
+    pub bus: Bus,
     /// Its number in the link's directory, from [`Stage::Lent`] on.
     pub entry: Option<u16>,
     /// Whether the guest may use its interrupt line.
@@ -109,6 +112,7 @@ impl Record {
             guest_vm: guest.2,
             device,
             slot,
+            bus: Bus::default(),
             entry: None,
             line: true,
             lax: false,
@@ -152,6 +156,7 @@ impl Record {
             guest: self.guest,
             device: self.device.0,
             slot: self.slot,
+            bus: self.bus.0,
             line: self.line,
             reset,
         };

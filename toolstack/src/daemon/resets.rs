@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pcidom_loan::{Generation, LoanId, LoanOrder, Outcome, Phase, ResetTerms};
+use pcidom_loan::{BusPolicy, Generation, LoanId, LoanOrder, Outcome, Phase, ResetTerms};
 use pcidom_pci::Sbdf;
 use pcidom_script::Instant;
 use pcidom_xenbus::DomId;
@@ -76,6 +76,7 @@ impl Reset {
             guest: guest.0,
             device: self.device,
             slot: None,
+            bus: BusPolicy::Vpci,
             line: true,
             reset,
         }

@@ -60,8 +60,7 @@ impl Daemon {
             let shown = shown.and_then(|text| text.trim().parse().ok()).map(VirtualBdf);
             lines.push(ListLine {
                 guest: record.guest_name.clone(),
-                virtual_device: shown
-                    .map(|at| format!("{:02x}.{:x}", at.0.device(), at.0.function())),
+                virtual_device: shown.map(vdev),
                 device: record.device,
             });
         }
@@ -170,6 +169,7 @@ impl Daemon {
             guest: loan.record.guest_name.clone(),
             domid: loan.record.guest,
             phase: loan.record.stage.to_string(),
+            bus: loan.record.bus,
             pirqs: loan.leases.pirqs().map(|pirq| pirq.0).collect(),
             no_line: (!loan.record.line).then(|| line::NOT_GIVEN.into()),
             no_strict_reset: loan.record.lax,
@@ -184,6 +184,14 @@ impl Daemon {
             loans,
             report,
         }
+    }
+}
+
+/// As xl writes it where there is one bus, 0000:00; otherwise whole.
+fn vdev(VirtualBdf(at): VirtualBdf) -> String {
+    match (at.segment(), at.bus()) {
+        (0, 0) => format!("{:02x}.{:x}", at.device(), at.function()),
+        _ => at.to_string(),
     }
 }
 
@@ -258,13 +266,20 @@ fn read_report(
 }
 
 /// At most [`MAX_TEXT`] characters, none of which a terminal obeys.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     let visible = |c: char| if c.is_ascii_graphic() { c } else { ' ' };
     text.chars().take(MAX_TEXT).map(visible).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn an_address_is_short_where_there_is_one_bus_and_whole_elsewhere() {
+        for (at, shown) in [("00:1f.3", "1f.3"), ("03:00.0", "0000:03:00.0")] {
+            assert_eq!(super::vdev(pcidom_pci::VirtualBdf(at.parse().unwrap())), shown);
+        }
+    }
+
     #[test]
     fn what_pcidom_writes_can_not_reach_a_terminal() {
         let shown = super::printable(&format!("a\x1b[2J\n{}", "x".repeat(5000)));

@@ -45,7 +45,7 @@ use pcidom_pci::{Sbdf, VirtualBdf};
 use pcidom_xenbus::pciif::MAGIC;
 use pcidom_xenbus::{GrantRef, Port, XenbusState};
 
-use crate::vbus::{Placing, ROOT, VdevText, VirtualBus};
+use crate::vbus::{Placing, RootText, VdevText, VirtualBus};
 
 pub use keys::{BackEntries, BackEntry, FrontKeys, MAX_ENTRIES};
 
@@ -146,6 +146,9 @@ pub struct Link {
     refused: Option<FrontKeys>,
     lent: Vec<Placing>,
     bus: VirtualBus,
+    /// What `root-N` say: appended to as long as the directory is there, as a front keeps a
+    /// bus that it has scanned. One for each bus that a device came from, at most.
+    roots: Vec<RootText>,
     /// The last change could not be written down. The front is not asked to look at it again
     /// and again: only something new makes another try.
     unwritten: bool,
@@ -169,6 +172,7 @@ impl Link {
             refused: None,
             lent: Vec::new(),
             bus: VirtualBus::new(),
+            roots: Vec::new(),
             unwritten: false,
         }
     }
@@ -327,7 +331,10 @@ impl Link {
         match (self.phase, back.state) {
             (_, Back::Unknown) => Vec::new(),
             (Waiting, _) => self.leave_waiting(back),
-            (Absent, _) | (_, Back::Initialising) => self.restart(),
+            (Absent, _) | (_, Back::Initialising) => {
+                self.roots.clear();
+                self.restart()
+            }
             (Closed, Back::Closed) | (Closing, Back::Closing) => Vec::new(),
             (_, Back::Closed) => {
                 self.phase = Closed;
@@ -465,9 +472,11 @@ impl Link {
             }
         }
         if !keys.is_empty() {
-            // The only root there is; before the state changes, as the front reads it then.
-            keys.push(("root-0".to_string(), ROOT.to_string()));
-            keys.push(("root_num".to_string(), "1".to_string()));
+            // Before the state changes, as the front reads them then.
+            for (index, root) in self.roots.iter().enumerate() {
+                keys.push((format!("root-{index}"), root.to_string()));
+            }
+            keys.push(("root_num".to_string(), self.roots.len().to_string()));
             actions.push(Action::Write { beside, keys });
         }
         actions
@@ -493,6 +502,10 @@ impl Link {
             Ok((device, at, known)) => {
                 if !known {
                     actions.push(Action::Export { device, at });
+                }
+                let root = RootText::of(at);
+                if !self.roots.contains(&root) {
+                    self.roots.push(root);
                 }
                 keys.push((format!("vdev-{index}"), VdevText(at).to_string()));
                 push_state(keys, index, XenbusState::Initialised);

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::{Action, BackEntries, Event, FrontKeys, Link, Phase};
 use crate::vbus::Placing;
+use pcidom_loan::BusPolicy;
 use pcidom_xenbus::{GrantRef, Port, XenbusState};
 
 const NVME: &str = "0000:01:00.0";
@@ -111,10 +112,15 @@ impl Bed {
     }
 
     fn lend(&mut self, device: &str) {
+        self.lend_by(BusPolicy::Vpci, device);
+    }
+
+    fn lend_by(&mut self, policy: BusPolicy, device: &str) {
         let device = device.parse().unwrap();
         self.run(Event::Lent(Placing {
             device,
             slot: None,
+            policy,
             virtual_function: false,
             bridge: false,
         }));
@@ -346,6 +352,49 @@ fn a_device_that_cannot_be_exported_is_marked_and_the_link_goes_on() {
     assert!(!bed.back("error-1").is_empty());
     bed.guest_state("4");
     assert_eq!(bed.states(), [8, 4]);
+}
+
+#[test]
+fn every_bus_that_a_device_is_on_is_published_as_a_root_as_long_as_the_directory_is_there()
+ {
+    let roots = |bed: &Bed| {
+        let count = bed.back("root_num").parse::<u32>().unwrap();
+        (0..count).map(|n| bed.back(&format!("root-{n}")).to_string()).collect::<Vec<_>>()
+    };
+    let mut bed = Bed::default();
+    bed.guest_state("1");
+    let first = [("state", "1"), ("num_devs", "1"), ("dev-0", NVME), ("state-0", "1")];
+    bed.toolstack(&first);
+    bed.lend_by(BusPolicy::Passthrough, NVME);
+    bed.guest(&[("pci-op-ref", "8"), ("event-channel", "17"), ("magic", "7")]);
+    bed.guest_state("3");
+    bed.guest_state("4");
+    assert_eq!(
+        (bed.back("vdev-0"), roots(&bed)),
+        ("0000:01:00.00", vec!["0000:01".into()])
+    );
+    for (n, device) in [(1, NIC), (2, "0000:01:00.3"), (3, "0003:01:00.0")] {
+        bed.lend_by(BusPolicy::Passthrough, device);
+        let count = (n + 1).to_string();
+        let keys = [format!("dev-{n}"), format!("state-{n}")];
+        bed.toolstack(&[("num_devs", &count), (&keys[0], device), (&keys[1], "1")]);
+        bed.guest_state("7");
+        bed.guest_state("4");
+    }
+    assert_eq!(bed.back("vdev-1"), "0000:02:00.00");
+    assert_eq!(roots(&bed), ["0000:01", "0000:02", "0003:01"]);
+    // One that goes leaves its root: the front has scanned it.
+    bed.toolstack(&[("state-1", "5"), ("state", "7")]);
+    bed.guest_state("7");
+    bed.guest_state("4");
+    assert_eq!(roots(&bed), ["0000:01", "0000:02", "0003:01"]);
+    // A front that comes back finds them, a new directory begins anew.
+    bed.guest_state("6");
+    bed.guest_state("1");
+    assert_eq!((bed.back("state"), roots(&bed).len()), ("3", 3));
+    bed.back.clear();
+    bed.toolstack(&first);
+    assert_eq!((bed.back("state"), roots(&bed)), ("3", vec!["0000:01".into()]));
 }
 
 #[test]

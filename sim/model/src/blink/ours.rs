@@ -185,6 +185,7 @@ impl Blink {
                 let placing = Placing {
                     device: address(device),
                     slot: None,
+                    policy: pciback::vbus::BusPolicy::Vpci,
                     virtual_function: false,
                     bridge: false,
                 };

@@ -213,6 +213,7 @@ impl Bed {
             guest: guest.into(),
             device: Bdf(device(number)),
             slot: None,
+            bus: None,
             share_line: false,
             lax: false,
             pcidom: None,

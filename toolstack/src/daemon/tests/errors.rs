@@ -59,6 +59,7 @@ pub(super) fn attach(guest: &str, number: u8, pcidom: Option<&str>) -> Verb {
         guest: guest.into(),
         device: Bdf(device(number)),
         slot: None,
+        bus: None,
         share_line: false,
         lax: false,
         pcidom: pcidom.map(Into::into),

@@ -30,6 +30,7 @@ fn attach(bed: &mut Bed, guest: &str, number: u8, share_line: bool) -> Reply {
         guest: guest.into(),
         device: Bdf(device(number)),
         slot: None,
+        bus: None,
         share_line,
         lax: false,
         pcidom: None,

@@ -10,6 +10,7 @@ fn attach(bed: &mut Bed, number: u8) {
         guest: "g1".into(),
         device: Bdf(device(number)),
         slot: None,
+        bus: None,
         share_line: false,
         lax: false,
         pcidom: None,

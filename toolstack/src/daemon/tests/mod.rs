@@ -2,6 +2,7 @@
 
 mod attach;
 mod bed;
+mod bus;
 mod detach;
 mod end;
 mod errors;

@@ -305,6 +305,7 @@ fn no_strict_reset_goes_with_every_order_and_survives_the_daemon() {
         guest: "g1".into(),
         device: Bdf(device(1)),
         slot: None,
+        bus: None,
         share_line: false,
         lax: true,
         pcidom: None,

@@ -19,6 +19,7 @@ fn attach_port() -> Verb {
         guest: "g1".into(),
         device: Bdf(port()),
         slot: None,
+        bus: None,
         share_line: false,
         lax: true,
         pcidom: None,
