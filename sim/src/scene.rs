@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use pcidom_loan::BusPolicy;
 use pcidom_pci::Sbdf;
 use pcidom_pci::fake::{FakeBackend, FakeFunction};
 use pcidom_pci::regs::{header, msix};
 use pcidom_pci::reset::Method;
 use pcidom_toolstack::daemon::Client;
-use pcidom_toolstack::verb::Reply;
+use pcidom_toolstack::verb::{Bdf, Bus, Reply, Verb};
 use pcidom_xenbus::{DomId, Pirq, XenbusState};
 
 use crate::daemon::DaemonProcess;
@@ -260,6 +261,30 @@ impl Scene {
     /// If there is no daemon, or it does not reply.
     pub fn attach(&mut self, guest: DomId, device: Sbdf) -> Reply {
         let asked = self.ask(|daemon| daemon.attach(guest, device, PCIDOM));
+        self.wait_for(asked)
+    }
+
+    /// `pcidomctl attach --bus ... GUEST BDF@VSLOT`, and what it replied.
+    ///
+    /// # Panics
+    /// If there is no daemon, or it does not reply.
+    pub fn attach_at(
+        &mut self,
+        guest: DomId,
+        device: Sbdf,
+        slot: Option<u8>,
+        bus: Option<BusPolicy>,
+    ) -> Reply {
+        let verb = Verb::Attach {
+            guest: guest.to_string(),
+            device: Bdf(device),
+            slot,
+            bus: bus.map(Bus),
+            share_line: false,
+            lax: false,
+            pcidom: Some(PCIDOM.into()),
+        };
+        let asked = self.ask(|daemon| daemon.ask(verb));
         self.wait_for(asked)
     }
 

@@ -85,7 +85,8 @@ impl Bus<'_> {
             return None;
         }
         let kind = self.read(header::HEADER_TYPE, 1).await?;
-        let mut found = Found { ids, ..Found::default() };
+        let multifunction = kind & u32::from(header::MULTI_FUNCTION) != 0;
+        let mut found = Found { ids, multifunction, ..Found::default() };
         if kind & 0x7f == 0 {
             self.size_bars(&mut found).await;
         }

@@ -30,6 +30,8 @@ pub enum Interrupts {
 pub struct Found {
     /// Vendor and device id.
     pub ids: u32,
+    /// Its header type says that its slot has more functions.
+    pub multifunction: bool,
     /// Sizes of the BARs by register number, as sizing gave them.
     pub bars: BTreeMap<u8, u64>,
     /// Capability ids in the order of the list.

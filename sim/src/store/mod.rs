@@ -5,6 +5,7 @@
 //! ring ([`ring`]), with the ring's size and XenStore's time for each request.
 
 mod connection;
+mod history;
 mod ring;
 mod transactions;
 mod tree;
@@ -17,9 +18,11 @@ use std::rc::Rc;
 use pcidom_xenbus::DomId;
 
 pub use connection::Connection;
+pub use history::Seen;
 pub use tree::{Errno, Permissions, Rights};
 
 use crate::xen::Xen;
+use history::History;
 use ring::Ring;
 pub(crate) use ring::RingEnd;
 use transactions::{Inside, Transaction};
@@ -66,6 +69,7 @@ struct State {
     clients: BTreeMap<ConnectionId, Client>,
     next_client: u32,
     requests: u64,
+    history: History,
     max_watches: usize,
 }
 
@@ -90,6 +94,7 @@ impl XenStore {
             clients: BTreeMap::new(),
             next_client: 0,
             requests: 0,
+            history: History::default(),
             max_watches: MAX_WATCHES,
         };
         Self { xen: xen.clone(), state: Rc::new(RefCell::new(state)) }
@@ -159,10 +164,11 @@ impl XenStore {
     ) -> Result<T, Errno> {
         let (result, changes) = {
             let mut state = self.state.borrow_mut();
-            let State { tree, clients, requests, .. } = &mut *state;
+            let State { tree, clients, requests, history, .. } = &mut *state;
             *requests += 1;
             let client = clients.get_mut(&id).ok_or(Errno::Einval)?;
             let who = client.domain;
+            *history.requests.entry(who).or_default() += 1;
             if transaction == 0 {
                 act(&mut Operation { view: tree, who })?
             } else {
@@ -237,6 +243,7 @@ impl XenStore {
 
     /// Tells everybody who watches what has changed and may know of it.
     fn fire(&self, changes: &[Change]) {
+        self.take_down(changes);
         for change in changes {
             let told: Vec<_> = {
                 let state = self.state.borrow();
