@@ -1,7 +1,6 @@
 //! The daemon's edge: the one loop that waits, for XenStore, for verbs, for signals and for
 //! the next deadline. There is no tick: idle means blocked.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -20,7 +19,6 @@ use crate::ffi::Xenctrl;
 use crate::host::sysfs::Sysfs;
 use crate::hypervisor::Hypervisor;
 use crate::socket::{SOCKET, Server};
-use crate::store::Fired;
 use crate::store::connection::Connection;
 
 /// Held as long as the daemon runs.
@@ -146,8 +144,6 @@ pub fn run(names: Vec<String>, allow_no_intremap: bool) -> anyhow::Result<()> {
     {
         let readable = wait(&parts, &server, &signals, daemon.next_deadline())?;
         let fired = parts.store.take_fired(readable).context("XenStore is gone")?;
-        // However often a node was written meanwhile, it is looked at once.
-        let fired: BTreeSet<Fired> = fired.into_iter().collect();
         for fired in fired {
             daemon.fired(&mut parts.env(), &fired);
         }

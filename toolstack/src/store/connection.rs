@@ -1,6 +1,6 @@
 //! XenStore over its socket in dom0, or over the kernel's device.
 
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -43,7 +43,8 @@ impl Channel {
 pub struct Connection {
     channel: Channel,
     input: Vec<u8>,
-    fired: VecDeque<Fired>,
+    /// However often a node is written meanwhile, it waits here once.
+    fired: BTreeSet<Fired>,
     request: u32,
     transaction: u32,
     broken: Option<String>,
@@ -73,7 +74,7 @@ impl Connection {
         Self {
             channel,
             input: Vec::new(),
-            fired: VecDeque::new(),
+            fired: BTreeSet::new(),
             request: 0,
             transaction: 0,
             broken: None,
@@ -86,7 +87,7 @@ impl Connection {
     }
 
     /// The events so far. With `readable`, takes in first what has arrived.
-    pub fn take_fired(&mut self, readable: bool) -> io::Result<Vec<Fired>> {
+    pub fn take_fired(&mut self, readable: bool) -> io::Result<BTreeSet<Fired>> {
         if readable {
             self.receive()?;
             while let Some(message) = self.next_message()? {
@@ -95,7 +96,7 @@ impl Connection {
         }
         match &self.broken {
             Some(reason) => Err(io::Error::other(reason.clone())),
-            None => Ok(self.fired.drain(..).collect()),
+            None => Ok(std::mem::take(&mut self.fired)),
         }
     }
 
@@ -131,7 +132,7 @@ impl Connection {
         }
         let mut strings = message.strings().into_iter();
         if let (Some(path), Some(token)) = (strings.next(), strings.next()) {
-            self.fired.push_back(Fired { path, token });
+            self.fired.insert(Fired { path, token });
         }
         None
     }
@@ -310,7 +311,26 @@ mod tests {
         assert_eq!(store.read("x"), Ok(Some("value".into())));
         assert!(store.has_fired());
         let fired = Fired { path: "a/b".into(), token: "token".into() };
-        assert_eq!(store.take_fired(false).unwrap(), [fired]);
+        assert_eq!(store.take_fired(false).unwrap(), [fired].into());
+    }
+
+    #[test]
+    fn a_node_that_is_written_a_hundred_thousand_times_waits_once() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let flood = thread::spawn(move || {
+            let event = encode(Kind::WatchEvent, 0, 0, &[b"a/b\0token\0"]).unwrap();
+            let thousand = event.repeat(1000);
+            for _ in 0..100 {
+                theirs.write_all(&thousand).unwrap();
+            }
+            let answer = encode(Kind::Read, 1, 0, &[b"value"]).unwrap();
+            theirs.write_all(&answer).unwrap();
+            theirs
+        });
+        let mut store = Connection::over_socket(ours);
+        assert_eq!(store.read("x"), Ok(Some("value".into())));
+        drop(flood.join().unwrap());
+        assert_eq!(store.fired.len(), 1);
     }
 
     #[test]
