@@ -63,7 +63,7 @@ impl Daemon {
         let guest = self.check_guest(env, guest, pcidom)?;
         self.check_device(device, pcidom)?;
         let vm = self.serving(pcidom)?;
-        let bus = self.bus_for(env, (guest.domain, &guest.name), &vm, place.bus)?;
+        let bus = self.bus_for(env, (&guest.vm, &guest.name), &vm, place.bus)?;
         place.check(&guest.name, device, bus)?;
         let facts = self.refresh(env, pcidom, device)?;
         if facts.port {

@@ -3,7 +3,6 @@
 
 use pcidom_loan::BusPolicy;
 use pcidom_pci::Sbdf;
-use pcidom_xenbus::DomId;
 
 use super::{Daemon, Env, Failure, paths};
 use crate::store::Nodes;
@@ -44,11 +43,11 @@ impl Daemon {
     pub(super) fn bus_for(
         &self,
         env: &mut Env<'_>,
-        (guest, name): (DomId, &str),
+        (guest_vm, name): (&str, &str),
         pcidom_vm: &str,
         asked: Option<BusPolicy>,
     ) -> Result<BusPolicy, Failure> {
-        let loan = self.loans.values().find(|loan| loan.record.guest() == guest);
+        let loan = self.loans.values().find(|loan| loan.record.guest_vm == guest_vm);
         let Some(bus) = loan.map(|loan| loan.record.bus.0) else {
             return match asked {
                 Some(bus) => Ok(bus),
