@@ -147,7 +147,14 @@ pub fn run(names: Vec<String>, allow_no_intremap: bool) -> anyhow::Result<()> {
         for fired in fired {
             daemon.fired(&mut parts.env(), &fired);
         }
-        for (client, verb) in server.take_verbs() {
+        let verbs = server.take_verbs();
+        if !verbs.is_empty() {
+            // Whoever asks has seen what XenStore says, and so must we.
+            for fired in parts.store.catch_up().context("XenStore is gone")? {
+                daemon.fired(&mut parts.env(), &fired);
+            }
+        }
+        for (client, verb) in verbs {
             daemon.ask(&mut parts.env(), client, &verb);
         }
         daemon.tick(&mut parts.env());

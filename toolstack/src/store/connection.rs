@@ -100,6 +100,14 @@ impl Connection {
         }
     }
 
+    /// The events of all that happened before this call: `XenStore` sends them and its answers
+    /// in order, so whatever comes after an answer is younger than the question.
+    pub fn catch_up(&mut self) -> io::Result<BTreeSet<Fired>> {
+        // A failure breaks the connection, and is told there; what is read doesn't matter.
+        let _ = self.ask(Kind::Read, &[b"/tool\0"]);
+        self.take_fired(false)
+    }
+
     /// Reads once; blocks if nothing has arrived.
     fn receive(&mut self) -> io::Result<()> {
         let mut buffer = [0; HEADER + wire::MAX_PAYLOAD];
@@ -312,6 +320,17 @@ mod tests {
         assert!(store.has_fired());
         let fired = Fired { path: "a/b".into(), token: "token".into() };
         assert_eq!(store.take_fired(false).unwrap(), [fired].into());
+    }
+
+    #[test]
+    fn what_happened_before_is_caught_up_with() {
+        let mut store = serve(|number| {
+            let event = encode(Kind::WatchEvent, 0, 0, &[b"a/b\0token\0"]).unwrap();
+            let answer = encode(Kind::Error, number, 0, &[b"ENOENT\0"]).unwrap();
+            [event, answer].concat()
+        });
+        let fired = Fired { path: "a/b".into(), token: "token".into() };
+        assert_eq!(store.catch_up().unwrap(), [fired].into());
     }
 
     #[test]
