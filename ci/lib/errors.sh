@@ -13,11 +13,16 @@ what_is_lent() {
 }
 
 # row NAME CODE CAUSE NEXT COMMAND...: the command ends with this exit code, its message has
-# both texts, and all is as it was.
+# both texts, and all is as it was: after the last row, unless something `changes` between.
+changes() { rm -f /tmp/row.after; }
 row() {
     row_name=$1 row_code=$2 row_cause=$3 row_next=$4
     shift 4
-    what_is_lent > /tmp/row.before
+    if [ -e /tmp/row.after ]; then
+        mv /tmp/row.after /tmp/row.before
+    else
+        what_is_lent > /tmp/row.before
+    fi
     said_code=0
     "$@" > /tmp/row.said 2>&1 || said_code=$?
     what_is_lent > /tmp/row.after
@@ -42,12 +47,14 @@ without_root() {
 
 # stop_daemon: and waits until it has ended.
 stop_daemon() {
+    changes
     kill "$DAEMON"
     wait "$DAEMON" || true
 }
 
 # small_guest NAME TYPE [LINE...]: a configuration as short as people write it.
 small_guest() {
+    changes
     printf 'name = "%s"\ntype = "%s"\nkernel = "/bed/guest/vmlinux"\nmemory = 128\n' "$1" "$2" > "/tmp/$1.cfg"
     small_name=$1
     shift 2

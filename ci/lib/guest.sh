@@ -163,7 +163,7 @@ net_up() {
 }
 
 # net_ping COUNT: pings the network's gateway.
-net_ping() { ping -c "$1" -W 5 10.0.2.2; }
+net_ping() { ping -c "$1" -i 0.2 -W 5 10.0.2.2; }
 
 # ---- for people ----
 

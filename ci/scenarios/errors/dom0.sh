@@ -41,15 +41,18 @@ row "a libxenctrl without a function" 1 'lacks xc_interface_open' 'it knows Xen 
 step "no pcidom runs"
 assignable "$disk0" "$disk1"
 start_daemon
+changes
 row "a second daemon" 1 'runs already' 'name them with --pcidom' pcidomctl daemon
 row "a verb without root" 1 'is for root only' 'run pcidomctl as root' without_root pcidomctl status
 create_guest g1
+changes
 row "no pcidom runs" 1 'no domain named pcidom runs' 'xl create pcidom.cfg' pcidomctl attach g1 "$disk0"
 row "--pcidom names none" 1 'the daemon serves pcidom, not nonsense' 'pcidomctl daemon --pcidom nonsense' pcidomctl attach --pcidom nonsense g1 "$disk0"
 
 step "guests and devices that do not fit"
 start_pcidom "$disk0"
 wait_for "the device is free" 20 device_is_free "$disk0"
+changes
 row "malformed device" 2 'malformed PCI_SPEC_STRING "01:00"' '[DDDD:]BB:SS.F' pcidomctl attach g1 01:00
 row "malformed device to detach" 2 'malformed PCI_SPEC_STRING "nonsense"' 'pcidomctl status' pcidomctl detach g1 nonsense
 row "malformed command" 2 'required arguments' 'Usage: pcidomctl attach' pcidomctl attach g1
@@ -72,10 +75,10 @@ row "no e820_host" 1 'g4 was created without e820_host=1,' 'create it anew' pcid
 xl destroy g4
 small_guest g5 pv "pci = [\"$disk1\"]"
 row "stock pci=" 1 'g5 has devices from dom0 (pci= in its config)' 'write passthrough="enabled" and e820_host=1' pcidomctl attach g5 "$disk0"
-xl destroy g5
 
 step "guests that do not connect"
 guest_must g1 20 'rmmod xen-pcifront'
+changes
 row "a guest that runs without pcifront" 1 'g1 did not connect in 30 s' 'look at xl console g1' pcidomctl attach g1 "$disk0"
 check "the guest has no right to it" has_no_rights "$(domid g1)" "$disk0"
 check "the device is in quarantine" owned_by "$disk0" IO
@@ -83,10 +86,12 @@ guest_must g1 20 'modprobe xen-pcifront'
 attach g1 "$disk0"
 # Its driver may still be at work: nothing must change while the row is tried.
 guest_must g1 60 'nvme_wait disk0 50'
+changes
 row "lent already, to the same guest" 1 "$disk0 is lent (guest g1)" "pcidomctl detach g1 $disk0" pcidomctl attach g1 "$disk0"
 detach g1 "$disk0"
 create_guest g7 --paused --mem 128
 need "a paused guest is lent a device" says_paused g7
+changes
 row "lent already, to another guest" 1 "$disk0 is lent (guest g7)" "pcidomctl detach g7 $disk0" pcidomctl attach g1 "$disk0"
 detach g7 "$disk0"
 xl destroy g7
@@ -98,6 +103,7 @@ small_guest b pv
 pcidomctl daemon --pcidom a --pcidom b >> /var/log/xen/pcidom.log 2>&1 &
 DAEMON=$!
 wait_for "the daemon answers" 30 pcidomctl status
+changes
 for verb in attach detach; do
     row "$verb: several pcidoms run and none is named" 1 'several pcidoms run (a, b)' '--pcidom NAME' pcidomctl $verb g1 "$disk0"
 done

@@ -5,4 +5,4 @@ has_devices() {
 }
 
 # frontend_again: unloads the PCI frontend under the drivers, and loads it again.
-frontend_again() { modprobe -r xen-pcifront && has_devices 0 && modprobe xen-pcifront; }
+frontend_again() { wait_until 10 modprobe -r xen-pcifront && has_devices 0 && modprobe xen-pcifront; }
