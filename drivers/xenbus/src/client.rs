@@ -78,6 +78,19 @@ impl<T: 'static> Client<T> {
         self.advance(Script::start(|asker| job(Store::new(asker))));
     }
 
+    /// No job runs.
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.in_flight.is_empty()
+    }
+
+    /// Gives back the memory that more requests at a time once needed.
+    pub fn give_back_room(&mut self) {
+        self.waiting.shrink_to_fit();
+        self.in_flight.shrink_to_fit();
+        self.done.shrink_to_fit();
+        self.fired.shrink_to_fit();
+    }
+
     /// The next message to send, whole. Call it again until it has none, and hand back
     /// with [`Client::unsend`] what could not be sent.
     pub fn next_message(&mut self) -> Option<(u32, Vec<u8>)> {

@@ -101,6 +101,13 @@ impl<P: Platform> Alink<P> {
         }
     }
 
+    /// Gives back the room of what waited.
+    pub(super) fn give_back_room(&mut self) {
+        self.chain.give_back_room();
+        self.leaving.shrink_to_fit();
+        self.returning.shrink_to_fit();
+    }
+
     pub(super) fn port(&self) -> Option<Port> {
         self.open.as_ref().map(|open| open.port)
     }

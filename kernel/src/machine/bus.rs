@@ -64,6 +64,11 @@ impl Bus {
         Self { slot: OpSlot::new(), in_flight: None, queue: VecDeque::new() }
     }
 
+    /// Gives back the room of those that waited.
+    pub(super) fn give_back_room(&mut self) {
+        self.queue.shrink_to_fit();
+    }
+
     /// Lets an access wait for its turn.
     pub(super) fn push(
         &mut self,

@@ -103,6 +103,11 @@ impl Chain {
         Self { link, busy: false, queue: VecDeque::new() }
     }
 
+    /// Gives back the room of work that waited.
+    pub(super) fn give_back_room(&mut self) {
+        self.queue.shrink_to_fit();
+    }
+
     /// Adds work. Reads wait until everything is written: one that brought our own state as
     /// it was before would look like somebody else's wish. A read that waits already is not
     /// added again: it will see what there is to see.

@@ -11,6 +11,7 @@
 //! | `guests`, `storm`, `talk` | the backend of each guest, and what it may cost |
 //! | `chain`, `jobs` | XenStore work |
 //! | `backoff` | when to try again |
+//! | `room` | memory given back when nobody needs it |
 //! | `stop` | the end of the domain: loans first |
 //! | `report` | answers to `pcidomctl status` |
 //! | `monitor` | answers to people at a console |
@@ -27,6 +28,7 @@ mod loans;
 mod monitor;
 mod report;
 mod resets;
+mod room;
 mod stop;
 mod storm;
 mod talk;
@@ -109,6 +111,8 @@ pub struct Machine<P: Platform> {
     stop: Stop,
     /// How many resets were begun.
     tickets: u32,
+    /// Lists may have more room than they need.
+    roomy: bool,
 }
 
 impl<P: Platform> Machine<P> {
@@ -135,6 +139,7 @@ impl<P: Platform> Machine<P> {
             halt: None,
             stop: Stop::default(),
             tickets: 0,
+            roomy: true,
         };
         machine.store.run(jobs::start);
         machine.pump(platform);
@@ -231,7 +236,7 @@ impl<P: Platform> Machine<P> {
                 moved = true;
             }
             if !moved {
-                return;
+                return self.give_back_room();
             }
         }
     }

@@ -90,6 +90,18 @@ pub(super) struct Tasks {
 }
 
 impl Tasks {
+    /// Nothing runs, nothing waits.
+    pub(super) fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.waiting.is_empty() && self.timers.is_empty()
+    }
+
+    /// Gives back the room of those that ran and waited.
+    pub(super) fn give_back_room(&mut self) {
+        self.running.shrink_to_fit();
+        self.waiting.shrink_to_fit();
+        self.timers.shrink_to_fit();
+    }
+
     /// Runs `work` on `device` as soon as nobody else holds it or any of `others`.
     pub(super) fn start(
         &mut self,
