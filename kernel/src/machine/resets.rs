@@ -18,7 +18,7 @@ use core::fmt::{self, Display, Write};
 use pcidom_loan::{LoanId, LoanOrder, Phase};
 use pcidom_pci::Sbdf;
 use pcidom_pci::function::Function;
-use pcidom_pci::reset::{Method, Plan, Useless};
+use pcidom_pci::reset::{Method, Plan, ResetError, Useless};
 use pcidom_xenbus::DomId;
 
 use super::Machine;
@@ -39,6 +39,8 @@ pub(super) struct Attempt {
     number: u32,
     step: Step,
     useless: Vec<Useless>,
+    /// The device does not answer: only the port may bring it back.
+    silent: bool,
     /// Why there is no reset by the port.
     forbidden: String,
 }
@@ -124,8 +126,7 @@ impl<P: Platform> Machine<P> {
         }
         let Some(loan) = self.loans.get(&id) else { return };
         if loan.attempt.step == Step::Quiet && !self.may_be_quiet(id) {
-            let Attempt { useless, forbidden, .. } = &loan.attempt;
-            let reason = no_reset(&order, useless, forbidden);
+            let reason = no_reset(&order, &loan.attempt);
             return self.report(id, Err(reason), platform);
         }
         let Some(loan) = self.loans.get(&id) else { return };
@@ -329,12 +330,19 @@ impl<P: Platform> Machine<P> {
             return;
         };
         let order = loan.order;
-        let Attempt { step, useless, forbidden, .. } = &mut loan.attempt;
-        let (step, ok) = (*step, result.is_ok());
-        let forbidden = core::mem::take(forbidden);
+        let attempt = &mut loan.attempt;
+        let (step, ok) = (attempt.step, result.is_ok());
         let mut text = match result {
+            Err(failed)
+                if step == Step::Own
+                    && matches!(failed.error, ResetError::Silent { .. }) =>
+            {
+                // Nothing was done to it.
+                attempt.silent = true;
+                None
+            }
             Ok(done) => {
-                useless.extend_from_slice(&done.useless);
+                attempt.useless.extend_from_slice(&done.useless);
                 // Not `as_millis`: printing a u128 takes a KiB of code.
                 let time = platform.now().since(since);
                 let time = time.as_secs() * 1000 + u64::from(time.subsec_millis());
@@ -342,7 +350,7 @@ impl<P: Platform> Machine<P> {
                 done.method.map(|by| format!("{by}{scope}, {time} ms"))
             }
             Err(failed) => {
-                useless.extend_from_slice(&failed.useless);
+                attempt.useless.extend_from_slice(&failed.useless);
                 let own = failed.at == order.device;
                 Some(if own { failed.error.to_string() } else { failed.to_string() })
             }
@@ -352,7 +360,7 @@ impl<P: Platform> Machine<P> {
             (None, Step::Port) => return self.go_to(id, Step::Quiet, platform),
             _ => {}
         }
-        let useless = core::mem::take(useless);
+        let attempt = core::mem::take(attempt);
         if text.is_none() && order.phase == Phase::Prepare {
             // What was clean when its turn was waited for need not be so any more.
             let lax = || order.reset.lax.then(|| "no reset, made quiet only".into());
@@ -360,10 +368,10 @@ impl<P: Platform> Machine<P> {
         }
         let result = match text {
             Some(mut text) => {
-                add_useless(&mut text, &useless);
+                add_useless(&mut text, &attempt.useless);
                 if ok { Ok(text) } else { Err(text) }
             }
-            None => Err(no_reset(&order, &useless, &forbidden)),
+            None => Err(no_reset(&order, &attempt)),
         };
         self.report(id, result, platform);
     }
@@ -434,19 +442,23 @@ fn methods(order: &LoanOrder, function: &Function) -> Vec<Method> {
 }
 
 /// Why nothing resets the device, and what to do.
-fn no_reset(order: &LoanOrder, useless: &[Useless], forbidden: &str) -> String {
+fn no_reset(order: &LoanOrder, attempt: &Attempt) -> String {
+    let Attempt { useless, silent, forbidden, .. } = attempt;
     let mut text = String::from("no reset works");
     let mut add = |reason: &dyn Display| {
         let between = if text.len() == "no reset works".len() { ':' } else { ';' };
         let _ = write!(text, "{between} {reason}");
     };
-    let mut own = false;
+    let mut own = *silent;
+    if own {
+        add(&format_args!("{} does not answer", order.device));
+    }
     for useless in useless {
         own |= !useless.method.is_of_port();
         add(useless);
     }
     match order.reset.method {
-        Some(method) if useless.is_empty() && !method.is_of_port() => {
+        Some(method) if !own && useless.is_empty() && !method.is_of_port() => {
             add(&format_args!("{} has no {method}", order.device));
         }
         None if !own => add(&"the device can't reset itself"),

@@ -75,3 +75,29 @@ fn a_port_is_reported_as_one() {
     assert!(text.starts_with("0000:00:02.0 1b36:000c class 06.04.00"), "{text}");
     assert!(text.contains(", port of buses 22 to 22, hot-plug slot"), "{text}");
 }
+
+#[test]
+fn a_device_that_answers_nothing_is_brought_back_by_its_port() {
+    for method in [Method::FunctionLevel, Method::Slot, Method::SecondaryBus] {
+        let mut scene = two_functions(&[method]);
+        let (port, first) = (scene.device(0), scene.device(1));
+        let fresh = bytes(&scene);
+        hardware(&scene, first, |nvme| nvme.set_fault(Fault::Hangs));
+        let alone = format!("phase=reset guest=0 dev={first}");
+        let reason = failed(obey(&mut scene, &alone));
+        let silent = match method {
+            Method::FunctionLevel => "0000:22:00.0 does not answer",
+            _ => "the device can't reset itself",
+        };
+        assert_eq!(
+            reason,
+            format!(
+                "no reset works: {silent}; no slot or bus reset: no port above it was named"
+            )
+        );
+        let text = ready(obey(&mut scene, &format!("{alone} port={port} below=2")));
+        let by = if method == Method::Slot { method } else { Method::SecondaryBus };
+        assert!(text.starts_with(&format!("{by} at {port} of {first} and ")), "{text}");
+        assert_eq!(bytes(&scene), fresh);
+    }
+}

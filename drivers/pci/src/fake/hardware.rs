@@ -38,6 +38,8 @@ pub enum Fault {
     MaskHeld,
     /// Fell off the bus: reads all ones, ignores writes.
     Gone,
+    /// The same until the port above resets it.
+    Hangs,
 }
 
 /// One function's config space as the hardware has it.
@@ -171,7 +173,7 @@ impl FakeFunction {
                 place(&mut self.bytes, header::SUBSYSTEM, &word.to_le_bytes());
             }
             Fault::MaskedAfterReset => self.set_maskall(),
-            Fault::MaskHeld => self.fault = Fault::None,
+            Fault::MaskHeld | Fault::Hangs => self.fault = Fault::None,
             Fault::Sleeps => {
                 if let Some(at) = self.pm_at {
                     place(&mut self.bytes, at + pm::CONTROL, &pm::STATE.to_le_bytes());
@@ -336,7 +338,7 @@ impl FakeFunction {
 
     /// Whether it answers nothing now.
     pub fn is_silent(&self) -> bool {
-        self.fault == Fault::Gone
+        matches!(self.fault, Fault::Gone | Fault::Hangs)
             || self.held
             || (self.fault == Fault::NeverReady && self.resets > 0)
             || self.resetting.is_some_and(|left| !left.is_zero())

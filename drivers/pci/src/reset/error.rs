@@ -56,6 +56,12 @@ pub enum ResetError {
         /// The names of the bits that ought to be clear.
         bits: &'static str,
     },
+    /// The function answers nothing, so it can't be made quiet, nor reset itself.
+    #[error("it does not answer: {register} reads all ones")]
+    Silent {
+        /// The register that was looked at.
+        register: Named,
+    },
     /// The function did not come back.
     #[error(
         "not ready {} s after the reset: {register} reads {value:#010x}",

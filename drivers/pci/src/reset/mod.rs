@@ -1,6 +1,8 @@
 //! Making functions quiet, and resetting them, over dom0's pciback.
 //!
 //! ```text
+//!   look             a function that reads all ones can't be told anything: only the port can
+//!                    bring it back, and then that it answers shows that it was reset
 //!   quiesce          MSI and MSI-X off, bus master off, memory decode stays on
 //!   mark             Cache Line Size := MARK, to see later that the reset happened
 //!   settle           wait for Transactions Pending (PCIe 6.6.2)
@@ -116,6 +118,9 @@ async fn run(
     }
     if plan.methods.is_empty() {
         for at in &all {
+            if at.looks_silent().await? {
+                return Err(at.silent());
+            }
             quiet::quiesce(at).await?;
             let mut steps = Vec::new();
             let bits = msix::ENABLE | msix::MASKALL;
@@ -139,8 +144,12 @@ async fn attempt(
     method: Method,
 ) -> Result<Option<Sbdf>, Trip> {
     for at in all {
-        quiet::quiesce(at).await?;
-        quiet::mark(at).await?;
+        if !at.looks_silent().await? {
+            quiet::quiesce(at).await?;
+            quiet::mark(at).await?;
+        } else if !method.is_of_port() {
+            return Err(at.silent());
+        }
     }
     own::settle(all).await?;
     let back = start_and_wait(all, port, method).await;

@@ -39,7 +39,7 @@ pub(super) async fn settle(all: &[Subject<'_>]) -> Result<(), Trip> {
             first.wait(delay).await;
         }
         let mut pending = false;
-        for at in all {
+        for at in all.iter().filter(|at| !at.is_silent.get()) {
             let (status, bit) = match (&at.function.pcie, &at.function.af) {
                 (Some(pcie), _) => {
                     (device_status(pcie), u32::from(pcie::TRANSACTIONS_PENDING))

@@ -130,6 +130,8 @@ pub(super) struct Subject<'a> {
     last: &'a Cell<Last>,
     /// What Cache Line Size was before the mark, if it took the mark.
     pub(super) marked: Cell<Option<u32>>,
+    /// It did not answer when it was last looked at before a reset.
+    pub(super) is_silent: Cell<bool>,
 }
 
 impl<'a> Subject<'a> {
@@ -139,7 +141,8 @@ impl<'a> Subject<'a> {
         last: &'a Cell<Last>,
     ) -> Self {
         let config = config.of(function.sbdf);
-        Self { function, config, last, marked: Cell::new(None) }
+        let (marked, is_silent) = (Cell::new(None), Cell::new(false));
+        Self { function, config, last, marked, is_silent }
     }
 
     fn note(&self, register: Named, written: Option<u32>) {
@@ -158,6 +161,16 @@ impl<'a> Subject<'a> {
     ) -> Waiting<'_, Question, Answer> {
         self.note(place.named, Some(value));
         self.config.write(place.named.offset, place.width, value)
+    }
+
+    /// Looks whether it reads all ones. (Not its ids: dom0 has those from a cache.)
+    pub(super) async fn looks_silent(&self) -> Result<bool, Trip> {
+        self.is_silent.set(self.read(CLASS).await? == u32::MAX);
+        Ok(self.is_silent.get())
+    }
+
+    pub(super) fn silent(&self) -> Trip {
+        self.found(ResetError::Silent { register: CLASS.named })
     }
 
     /// Does all steps in their order.

@@ -240,3 +240,33 @@ fn a_bus_that_was_left_in_reset_is_let_out_of_it_first() {
     assert_eq!(result.unwrap().method, Some(Method::Slot));
     assert_eq!(bytes(&tree), fresh);
 }
+
+#[test]
+fn a_function_that_answers_nothing_is_brought_back_by_the_port() {
+    for method in [Method::Slot, Method::SecondaryBus] {
+        for hung in [&BELOW[..1], &BELOW[1..], &BELOW[..]] {
+            let mut tree = card();
+            let fresh = bytes(&tree);
+            let plan = plan(&mut tree, method);
+            for below in hung {
+                let hardware = tree.get_mut(at(below)).unwrap().hardware_mut();
+                hardware.set_bytes(0x04, &[0x07, 0x04]);
+                hardware.set_fault(Fault::Hangs);
+            }
+            let (result, time) = run(&mut tree, &plan);
+            assert_eq!(result.unwrap().method, Some(method));
+            assert!(time < Duration::from_secs(1), "nothing to wait for: {time:?}");
+            tree.get_mut(at(PORT)).unwrap().hardware_mut().set_bytes(0x6a, &[0, 0]);
+            assert_eq!(bytes(&tree), fresh, "{method} {hung:?}");
+        }
+    }
+    // Its own methods can't even be started, and that is said.
+    for method in Method::ALL.into_iter().filter(|method| !method.is_of_port()) {
+        let mut tree = card();
+        let plan = plan(&mut tree, method);
+        let hardware = tree.get_mut(at(BELOW[0])).unwrap().hardware_mut();
+        hardware.set_fault(Fault::Hangs);
+        let failed = run(&mut tree, &plan).0.unwrap_err();
+        assert!(matches!(failed.error, ResetError::Silent { .. }), "{failed}");
+    }
+}
