@@ -10,7 +10,9 @@ use pcidom_pci::regs::{command, header};
 use pcidom_pci::{BarKind, Sbdf};
 use pcidom_script::Instant;
 use pcidom_toolstack::daemon::{Client, Daemon, Env};
-use pcidom_toolstack::host::{EcamRegion, Host, HostError, Quirk, RawDevice};
+use pcidom_toolstack::host::{
+    Above, Below, EcamRegion, Host, HostError, Quirk, RawDevice,
+};
 use pcidom_toolstack::hypervisor::{DomainInfo, Hypervisor, Right, XenError};
 use pcidom_toolstack::store::{Body, Fired, Nodes, Permissions, Store};
 use pcidom_toolstack::verb::{Bdf, Reply, Verb};
@@ -386,12 +388,36 @@ impl Host for SimHost {
                 *line = [bar.address, bar.address + bar.size - 1, flags];
             }
         }
+        // dom0's view has no resets in it, whose silence is short.
         let config = self
             .0
-            .with_hardware(device, Hand::Dom0, |b| b.hardware().bytes().to_vec())
+            .with_hardware(device, Hand::Dom0, |b| match b.hardware().is_dead() {
+                true => vec![0xff; b.hardware().bytes().len()],
+                false => b.hardware().bytes().to_vec(),
+            })
             .ok_or_else(none)?;
         let irq = self.0.gsi(device).map_or(0, |gsi| gsi.0.into());
         Ok(RawDevice { resources, irq, config, on_pciback: true })
+    }
+
+    fn above(&mut self, device: Sbdf) -> Result<Above, HostError> {
+        let right_above = |port: &Sbdf| {
+            let buses = self.0.function(*port).and_then(|port| port.buses);
+            port.segment() == device.segment()
+                && buses.is_some_and(|buses| buses.secondary == device.bus())
+        };
+        let port = self.0.devices().into_iter().find(right_above);
+        Ok(port.map_or(Above::RootBus, Above::Port))
+    }
+
+    fn below(&mut self, port: Sbdf) -> Result<Vec<Below>, HostError> {
+        let function = self.0.function(port);
+        let is_below = |device: &Sbdf| {
+            function.as_ref().is_some_and(|function| function.is_above(*device))
+        };
+        let below = self.0.devices().into_iter().filter(is_below);
+        let driver = || Some("pciback".into());
+        Ok(below.map(|device| Below { device, driver: driver() }).collect())
     }
 
     fn ecam(&mut self) -> Result<Vec<EcamRegion>, HostError> {

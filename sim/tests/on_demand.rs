@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use pcidom_pci::fake::Fault;
+use pcidom_pci::reset::Method;
 use pcidom_sim::Scene;
-use pcidom_sim::scene::NVME;
+use pcidom_sim::scene::{NVME, card};
+use pcidom_sim::xen::devices::Hand;
 use pcidom_toolstack::verb::{Bdf, Reply, Verb};
 use pcidom_xenbus::DomId;
 
@@ -65,5 +68,44 @@ fn a_reset_that_outlives_its_daemon_is_in_nobodys_way() {
         let dom0 = scene.world.store().connect(DomId::DOM0);
         assert!(dom0.read(&order).is_err(), "{time}");
         lend(&mut scene);
+    }
+}
+
+/// Its guest's driver, or its firmware, has hung it: it reads all ones.
+#[test]
+fn a_hung_device_comes_back_by_its_port_and_is_lent() {
+    for watched in [true, false] {
+        let mut scene =
+            Scene::with(4, |world| card(world, 2, 1, &[Method::FunctionLevel]));
+        scene.serve();
+        let (device, xen) = (scene.device(1), scene.world.xen().clone());
+        let hang = || {
+            let set = |b: &mut pcidom_pci::fake::FakeBackend| {
+                b.hardware_mut().set_fault(Fault::Hangs);
+            };
+            xen.with_hardware(device, Hand::Dom0, set).unwrap();
+        };
+        let resets = || {
+            let count = |b: &mut pcidom_pci::fake::FakeBackend| b.hardware().resets();
+            xen.with_hardware(device, Hand::Dom0, count).unwrap()
+        };
+        let guest = scene.lend("first", 1);
+        let domain = guest.borrow().domain_id();
+        if watched {
+            // Its return is a reset, and that is by the port.
+            hang();
+        }
+        let before = resets();
+        let reply = scene.detach(domain, device, true);
+        assert!(matches!(reply, Reply::Done { .. }), "{reply:?}");
+        scene.check_nothing_lent();
+        assert_eq!(resets(), before + 1);
+        if !watched {
+            hang();
+        }
+        let reply = scene.attach(domain, device);
+        assert!(matches!(reply, Reply::Done { .. }), "{reply:?}");
+        assert!(scene.guest_uses(&guest, NVME));
+        scene.check();
     }
 }

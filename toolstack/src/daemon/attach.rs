@@ -65,7 +65,7 @@ impl Daemon {
         let vm = self.serving(pcidom)?;
         let bus = self.bus_for(env, (&guest.vm, &guest.name), &vm, place.bus)?;
         place.check(&guest.name, device, bus)?;
-        let facts = self.refresh(env, pcidom, device)?;
+        let facts = self.refresh_for_reset(env, pcidom, device)?;
         if facts.port {
             // It was unfit until now, so nothing was known of it.
             return Err(is_port(device));
@@ -246,6 +246,10 @@ impl Daemon {
                 }
                 _ => return Ok(()),
             }
+        }
+        if let Some(link) = self.loans.get(&id).map(|loan| loan.record.pcidom()) {
+            self.look_again(env, link, &freed);
+            self.look_again(env, link, &[device]);
         }
         let result = self.lend_when_possible(env, id);
         // Those that had to wait for this reset.

@@ -259,6 +259,7 @@ impl Daemon {
         self.forget_if_left(env, pcidom, record.device.0)?;
         self.scan_pool(env, pcidom)?;
         let freed = loan.reach;
+        self.look_again(env, pcidom, &freed);
         self.advance_all(env, |loan| {
             loan.record.guest() == guest || freed.contains(&loan.record.device.0)
         });

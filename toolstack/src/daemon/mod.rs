@@ -49,6 +49,7 @@ mod stop;
 mod terms;
 #[cfg(test)]
 mod tests;
+mod unfit;
 mod unrecorded;
 mod watch;
 
@@ -103,6 +104,9 @@ pub enum Failure {
     /// dom0 does not have it.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// The device answers nothing, and did when it was looked at before.
+    #[error(transparent)]
+    Silent(HostError),
     /// It would be wrong.
     #[error("{0}")]
     Refused(String),
@@ -230,7 +234,7 @@ impl Daemon {
         let loans = self.loans.values().filter_map(Loan::next_look);
         let resets = self.resets.values().map(Reset::next_look);
         let queries = self.queries.iter().map(|query| query.deadline);
-        loans.chain(resets).chain(queries).min()
+        loans.chain(resets).chain(queries).chain(self.next_unfit()).min()
     }
 
     /// A deadline has come.
@@ -242,6 +246,7 @@ impl Daemon {
             }
         }
         self.look_at_resets(env);
+        self.look_at_unfit(env);
         self.answer_queries(env);
     }
 

@@ -10,6 +10,7 @@ use pcidom_xenbus::{DomId, XenbusState};
 
 use super::loan::Loan;
 use super::rights::{self, Taking};
+use super::unfit::Again;
 use super::{Daemon, Env, Failure, Stage, ecam, paths};
 use crate::host::{DeviceFacts, HostError};
 use crate::hypervisor::{DEASSIGN, errno};
@@ -25,7 +26,7 @@ const MAX_POOL: u32 = 256;
 pub(super) enum PoolState {
     /// pcidom has no right to it.
     Quarantined,
-    /// It can't be, and why. Tried again before each loan.
+    /// It can't be, and why. Looked at again before each loan, and now and then ([`unfit`]).
     Unfit(String),
     /// dom0 takes it away; it stays until its loan is over.
     Leaving,
@@ -40,6 +41,12 @@ pub(super) struct PoolDevice {
     pub(super) port: bool,
     /// The frame of its config space, if pcidom may read it.
     ecam: Option<u64>,
+    /// What it was when it last answered.
+    facts: Option<DeviceFacts>,
+    /// It answers nothing: only its port can bring it back.
+    silent: bool,
+    /// When it is looked at again, if it is unfit.
+    pub(super) again: Again,
 }
 
 impl PoolDevice {
@@ -47,11 +54,20 @@ impl PoolDevice {
         quarantined: &Result<(DeviceFacts, bool), Failure>,
         note: Option<String>,
     ) -> Self {
-        let (state, port) = match quarantined {
-            Ok((facts, _)) => (PoolState::Quarantined, facts.port),
-            Err(error) => (PoolState::Unfit(error.to_string()), false),
+        let (state, facts) = match quarantined {
+            Ok((facts, _)) => (PoolState::Quarantined, Some(facts.clone())),
+            Err(error) => (PoolState::Unfit(error.to_string()), None),
         };
-        Self { state, note, port, ecam: None }
+        let port = facts.as_ref().is_some_and(|facts| facts.port);
+        let silent = matches!(quarantined, Err(Failure::Silent(_)));
+        Self { state, note, port, ecam: None, facts, silent, again: Again::default() }
+    }
+
+    /// What it was, if it answers nothing now and its port may change that. Its registers
+    /// are armed as they were then.
+    pub(super) fn may_come_back(&self) -> Option<&DeviceFacts> {
+        let unfit = matches!(self.state, PoolState::Unfit(_)) && self.silent;
+        self.facts.as_ref().filter(|facts| unfit && !facts.port)
     }
 }
 
@@ -257,7 +273,7 @@ impl Daemon {
     ) -> Result<(), Failure> {
         // Also if a loan of it was found in the record: libxl may have given it to pcidom
         // meanwhile, when its guest had died. Whoever else has it keeps it.
-        let result = quarantine(env, domain, device);
+        let result = self.quarantine(env, domain, device);
         match &result {
             Ok((facts, _)) => {
                 let port = if facts.port { " as a port" } else { "" };
@@ -284,7 +300,7 @@ impl Daemon {
             (loan.record.pcidom(), loan.record.device.0) == (domain, device)
         };
         let in_loan = self.loans.values().any(ours);
-        let result = quarantine(env, domain, device);
+        let result = self.quarantine(env, domain, device);
         let owned = result.as_ref().is_ok_and(|(_, owned)| *owned);
         match &result {
             Ok(_) if owned => {
@@ -320,6 +336,14 @@ impl Daemon {
         let (quarantined, vm) =
             (entry.state == PoolState::Quarantined, pcidom.vm.clone());
         let before = pcidom.pool.get(&device);
+        if let Some(before) = before.filter(|before| before.state != PoolState::Leaving) {
+            entry.facts = entry.facts.or_else(|| before.facts.clone());
+            entry.port |= entry.facts.as_ref().is_some_and(|facts| facts.port);
+        }
+        if !quarantined {
+            entry.again = before.map(|entry| entry.again).unwrap_or_default();
+            entry.again.begin(env.now);
+        }
         let (is_new, before) = (before.is_none(), before.and_then(|entry| entry.ecam));
         if quarantined {
             let opened = ecam::open(env, domain, device);
@@ -366,7 +390,7 @@ impl Daemon {
             .get(&domain)
             .and_then(|p| p.pool.get(&device))
             .and_then(|d| d.note.clone());
-        let result = quarantine(env, domain, device);
+        let result = self.quarantine(env, domain, device);
         self.enter(env, domain, device, PoolDevice::new(&result, note))?;
         result.map(|(facts, _)| facts)
     }
@@ -495,38 +519,62 @@ fn read_pool(env: &mut Env<'_>, domain: DomId) -> Result<Exports, Failure> {
     Ok(exports)
 }
 
-/// Takes from pcidom what libxl gave it, and arms pciback; does nothing to whoever else has
-/// the device. Returns also whether it was assigned to pcidom, which only libxl does.
-fn quarantine(
-    env: &mut Env<'_>,
-    domain: DomId,
-    device: Sbdf,
-) -> Result<(DeviceFacts, bool), Failure> {
-    let raw = env.host.device(device)?;
-    let facts = DeviceFacts::read(&raw)?;
-    if !raw.on_pciback {
-        return Err(Failure::Refused(format!(
-            "{device} is not bound to pciback: xl pci-assignable-add {device}"
-        )));
-    }
-    let taken = rights::take(env, domain, device, Some(&facts), Taking::default());
-    let mut unfit = None;
-    for failure in taken.failures {
-        // A port does no DMA of its own, and not every IOMMU has a place for one.
-        if facts.port && failure.call == DEASSIGN && failure.errno == errno::EINVAL {
-            log::info!("{device}: a port that Xen assigns to nobody: {failure}");
-            continue;
+impl Daemon {
+    /// Takes from pcidom what libxl gave it, and arms pciback; does nothing to whoever else
+    /// has the device. Returns also whether it was assigned to pcidom, which only libxl does.
+    /// Whatever is wrong with the device, pcidom loses its rights to it.
+    fn quarantine(
+        &self,
+        env: &mut Env<'_>,
+        domain: DomId,
+        device: Sbdf,
+    ) -> Result<(DeviceFacts, bool), Failure> {
+        let pool = self.pcidoms.get(&domain).map(|pcidom| &pcidom.pool);
+        let known = pool.and_then(|pool| pool.get(&device));
+        let known = known.filter(|entry| entry.state != PoolState::Leaving);
+        let known = known.and_then(|entry| entry.facts.as_ref());
+        let raw = env.host.device(device);
+        let facts = raw.clone().and_then(|raw| DeviceFacts::read(&raw));
+        let shown = raw.as_ref().ok().map(DeviceFacts::of_resources);
+        let for_rights = facts.as_ref().ok().or(shown.as_ref()).or(known);
+        let taken = rights::take(env, domain, device, for_rights, Taking::default());
+        let is_port = for_rights.or(known).is_some_and(|facts| facts.port);
+        let mut unfit = None;
+        for failure in taken.failures {
+            // A port does no DMA of its own, and not every IOMMU has a place for one.
+            if is_port && failure.call == DEASSIGN && failure.errno == errno::EINVAL {
+                log::info!("{device}: a port that Xen assigns to nobody: {failure}");
+                continue;
+            }
+            log::error!("{device}: taking it from pcidom {domain}: {failure}");
+            unfit.get_or_insert(failure);
         }
-        log::error!("{device}: taking it from pcidom {domain}: {failure}");
-        unfit.get_or_insert(failure);
+        let raw = raw?;
+        if !raw.on_pciback {
+            return Err(Failure::Refused(format!(
+                "{device} is not bound to pciback: xl pci-assignable-add {device}"
+            )));
+        }
+        if let Some(failure) = unfit {
+            return Err(failure.into());
+        }
+        let same_place =
+            |known: &&DeviceFacts| shown.is_some_and(|s| s.bars == known.bars);
+        let silent = facts.is_err() && DeviceFacts::is_silent(&raw);
+        let facts = match (facts, known.filter(same_place)) {
+            (Ok(facts), _) => facts,
+            (Err(error), Some(known)) if silent => {
+                // For a reset by its port, which may bring it back.
+                env.host.arm(device, &known.quirks)?;
+                return Err(Failure::Silent(error));
+            }
+            (Err(error), _) => return Err(error.into()),
+        };
+        let armed = match facts.port {
+            true => env.host.arm_port(device, &facts.quirks),
+            false => env.host.arm(device, &facts.quirks),
+        };
+        armed.map_err(|HostError(text)| Failure::Refused(format!("{device}: {text}")))?;
+        Ok((facts, taken.owned))
     }
-    if let Some(failure) = unfit {
-        return Err(failure.into());
-    }
-    let armed = match facts.port {
-        true => env.host.arm_port(device, &facts.quirks),
-        false => env.host.arm(device, &facts.quirks),
-    };
-    armed.map_err(|HostError(text)| Failure::Refused(format!("{device}: {text}")))?;
-    Ok((facts, taken.owned))
 }

@@ -68,7 +68,7 @@ impl Daemon {
         // As before a loan: pciback may have forgotten what it was told. Of what is lent
         // nothing is taken, and it is in the pool whatever comes of this.
         if used.is_none() {
-            if self.refresh(env, pcidom, device)?.port {
+            if self.refresh_for_reset(env, pcidom, device)?.port {
                 return self.refuse_port(env, device);
             }
         } else {

@@ -24,6 +24,8 @@ pub(super) enum Asker {
     Verb(Client),
     /// Another toolstack, by the name of its node.
     Node(String),
+    /// Nobody but the daemon, to bring a device back that answers nothing.
+    Daemon,
 }
 
 /// A reset that pcidom was told to do.
@@ -189,7 +191,9 @@ impl Daemon {
                 },
             ),
             Asker::Node(name) => self.answer_request(env, &name, result),
+            Asker::Daemon => {}
         }
+        self.look_again(env, reset.pcidom, &reset.scope);
         Ok(())
     }
 
@@ -212,7 +216,7 @@ impl Daemon {
     fn tell(&mut self, asker: &Asker, text: String) {
         match asker {
             Asker::Verb(client) => self.reply(*client, Reply::Progress { text }),
-            Asker::Node(_) => {}
+            Asker::Node(_) | Asker::Daemon => {}
         }
     }
 }

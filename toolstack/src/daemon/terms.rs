@@ -78,6 +78,8 @@ impl Daemon {
         let fit = |device| match known.and_then(|p| p.pool.get(&device)) {
             Some(entry) => match &entry.state {
                 PoolState::Quarantined => Ok(Some(entry.port)),
+                // The very reset may bring it back.
+                PoolState::Unfit(_) if entry.may_come_back().is_some() => Ok(Some(false)),
                 PoolState::Unfit(reason) => {
                     Err(NoPort::Unfit { device, reason: reason.clone() })
                 }

@@ -175,26 +175,43 @@ impl DeviceFacts {
     pub fn read(raw: &RawDevice) -> Result<Self, HostError> {
         let config = &raw.config;
         let header = byte(config, HEADER_TYPE);
-        if header.is_none() || word(config, 0) == Some(0xffff) {
+        if header.is_none() || Self::is_silent(raw) {
             return Err(HostError("the device does not answer config reads".into()));
         }
         let port = header.is_some_and(|kind| kind & HEADER_KIND == HEADER_BRIDGE);
-        let bars = read_bars(&raw.resources);
+        let Self { bars, gsi, .. } = Self::of_resources(raw);
         // A port's is nobody's business, wherever its table is.
         let msix = match capability(config, CAP_MSIX).filter(|_| !port) {
             Some(at) => Some((at, msix_table(config, at, &bars)?)),
             None => None,
         };
-        // libxl's rule for a line: 0 and 255 mean none.
-        let gsi = u16::try_from(raw.irq).ok().filter(|irq| (1..255).contains(irq));
         Ok(Self {
-            gsi: gsi.map(Pirq),
+            gsi,
             msi: capability(config, CAP_MSI),
             msix,
             quirks: if port { port_registers(config) } else { own_registers(config) },
             port,
             bars,
         })
+    }
+
+    /// What dom0 remembers of a device whatever it answers: what rights to it are made of.
+    pub fn of_resources(raw: &RawDevice) -> Self {
+        // libxl's rule for a line: 0 and 255 mean none.
+        let gsi = u16::try_from(raw.irq).ok().filter(|irq| (1..255).contains(irq));
+        Self {
+            bars: read_bars(&raw.resources),
+            gsi: gsi.map(Pirq),
+            msi: None,
+            msix: None,
+            quirks: Vec::new(),
+            port: false,
+        }
+    }
+
+    /// Whether it answers config reads with nothing but ones.
+    pub fn is_silent(raw: &RawDevice) -> bool {
+        word(&raw.config, 0) == Some(0xffff)
     }
 
     /// What keeps the device from being given to a guest now, by what `raw` shows.

@@ -336,9 +336,14 @@ impl FakeFunction {
         place(&mut self.bytes, offset, bytes);
     }
 
+    /// Whether it answers nothing, and no waiting changes that.
+    pub const fn is_dead(&self) -> bool {
+        matches!(self.fault, Fault::Gone | Fault::Hangs)
+    }
+
     /// Whether it answers nothing now.
     pub fn is_silent(&self) -> bool {
-        matches!(self.fault, Fault::Gone | Fault::Hangs)
+        self.is_dead()
             || self.held
             || (self.fault == Fault::NeverReady && self.resets > 0)
             || self.resetting.is_some_and(|left| !left.is_zero())

@@ -17,3 +17,4 @@ mod requests;
 mod reset;
 mod reset_errors;
 mod stop;
+mod unfit;
