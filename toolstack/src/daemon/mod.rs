@@ -186,7 +186,9 @@ impl Daemon {
         if let Err(error) = self.look(env, fired) {
             log::error!("{}: {error}", fired.path);
         }
-        self.look_at_resets(env);
+        self.look_at_resets(env, |id, reset| {
+            watch::may_be_about(fired, id, reset.pcidom)
+        });
     }
 
     /// A verb was asked for. Its reply comes out of [`Daemon::next_reply`], now or later.
@@ -245,7 +247,8 @@ impl Daemon {
                 self.advance(env, id);
             }
         }
-        self.look_at_resets(env);
+        let now = env.now;
+        self.look_at_resets(env, |_, reset| reset.next_look() <= now);
         self.look_at_unfit(env);
         self.answer_queries(env);
     }

@@ -14,6 +14,8 @@ const MAX_REQUESTS: usize = 16;
 const MAX_NAME: usize = 64;
 /// What the result says until there is one.
 const RUNNING: &str = "running";
+const STALE: &str =
+    "it was asked for before the daemon was started: remove the request, and ask again";
 const FORM: &str = "malformed request: write DDDD:BB:SS.F[ method=flr|af|pm|slot|bus][ force]\
     [ pcidom=NAME]";
 
@@ -38,18 +40,23 @@ fn parse(text: &str) -> Option<Wanted<'_>> {
 }
 
 impl Daemon {
-    /// Makes the directory, and answers what an earlier daemon had begun: nobody knows what
-    /// came of it.
+    /// Makes the directory, and answers what was asked before: of what an earlier daemon had
+    /// begun nobody knows what came, and who asked when no daemon ran may wait no more, and
+    /// may use the device by now.
     pub(super) fn take_up_requests(&self, env: &mut Env<'_>) -> Result<(), Failure> {
         if env.store.read(paths::REQUESTS)?.is_none() {
             // Below the record, so it is dom0's alone like that.
             env.store.write(paths::REQUESTS, "")?;
         }
         for name in env.store.list(paths::REQUESTS)? {
-            if env.store.read(&paths::result(&name))?.as_deref() == Some(RUNNING) {
-                let text = "the daemon was started anew meanwhile: ask again";
-                self.answer_request(env, &name, Err(text.into()));
-            }
+            let asked = env.store.read(&paths::request_for_reset(&name))?;
+            let text = match env.store.read(&paths::result(&name))?.as_deref() {
+                Some(RUNNING) => "the daemon was started anew meanwhile: ask again",
+                None if asked.is_some_and(|text| !text.is_empty()) => STALE,
+                _ => continue,
+            };
+            log::info!("request {:.64}: {text}", name.escape_default().to_string());
+            self.answer_request(env, &name, Err(text.into()));
         }
         Ok(())
     }
@@ -75,14 +82,17 @@ impl Daemon {
     }
 
     fn serve_request(&mut self, env: &mut Env<'_>, name: &str) -> Result<(), Failure> {
-        if name.len() > MAX_NAME {
-            return Ok(());
-        }
         let Some(text) = env.store.read(&paths::request_for_reset(name))? else {
             return Ok(());
         };
         // A directory that is being made, or a request that has its answer.
         if text.is_empty() || env.store.read(&paths::result(name))?.is_some() {
+            return Ok(());
+        }
+        if name.len() > MAX_NAME {
+            let text = format!("the name of a request has at most {MAX_NAME} characters");
+            log::info!("request {name:.64}...: {text}");
+            self.answer_request(env, name, Err(text));
             return Ok(());
         }
         log::debug!("asked by {name}: {text:?}");

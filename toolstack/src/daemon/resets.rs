@@ -119,7 +119,7 @@ impl Daemon {
         log::info!("reset {id} gen {}: {text}", reset.generation);
         self.tell(&reset.asker.clone(), text);
         self.resets.insert(id, reset);
-        self.look_at_resets(env);
+        self.look_at_resets(env, |it, _| it == id);
     }
 
     /// The reset under way that a function may be reset by.
@@ -127,9 +127,18 @@ impl Daemon {
         self.resets.values().find(|reset| reset.scope.contains(&device))
     }
 
-    /// Looks what has become of all resets.
-    pub(super) fn look_at_resets(&mut self, env: &mut Env<'_>) {
-        let ids: Vec<LoanId> = self.resets.keys().copied().collect();
+    /// Looks what has become of these resets, and of those that can't be answered any more.
+    /// Each look reads XenStore.
+    pub(super) fn look_at_resets(
+        &mut self,
+        env: &mut Env<'_>,
+        which: impl Fn(LoanId, &Reset) -> bool,
+    ) {
+        let looked_at = |(id, reset): &(&LoanId, &Reset)| {
+            which(**id, reset) || self.reset_lost(reset).is_some()
+        };
+        let ids: Vec<LoanId> =
+            self.resets.iter().filter(looked_at).map(|(id, _)| *id).collect();
         for id in ids {
             if let Err(error) = self.step_reset(env, id) {
                 log::error!("reset {id}: {error}");

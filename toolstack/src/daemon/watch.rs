@@ -50,6 +50,14 @@ impl Token {
     }
 }
 
+/// Whether a watch that has fired may tell of the answer to this order. The first event of
+/// a new watch tells of everything.
+pub(super) fn may_be_about(fired: &Fired, id: LoanId, pcidom: DomId) -> bool {
+    let answer = paths::said_of_loan(pcidom, id);
+    Token::parse(&fired.token) == Some(Token::Said(pcidom))
+        && (fired.path == answer || answer.starts_with(&format!("{}/", fired.path)))
+}
+
 impl Daemon {
     pub(super) fn watch_domains(&self, env: &mut Env<'_>) -> Result<(), Failure> {
         for path in ["@introduceDomain", "@releaseDomain"] {

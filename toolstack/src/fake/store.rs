@@ -24,6 +24,8 @@ pub struct FakeStore {
     before: Option<(Tree, Vec<String>)>,
     /// Transactions that meet another one first.
     pub conflicts: u32,
+    /// What was read.
+    pub reads: Vec<String>,
 }
 
 fn below(path: &str, directory: &str) -> bool {
@@ -117,6 +119,7 @@ impl FakeStore {
 
 impl Nodes for FakeStore {
     fn read(&mut self, path: &str) -> Result<Option<String>, StoreError> {
+        self.reads.push(path.into());
         Ok(self.tree.get(path).map(|(value, _)| value.clone()))
     }
 

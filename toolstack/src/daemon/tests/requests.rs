@@ -86,7 +86,7 @@ fn a_request_that_was_taken_away_gets_no_result() {
 }
 
 #[test]
-fn a_daemon_that_starts_answers_what_was_begun_and_serves_what_was_not() {
+fn a_daemon_that_starts_refuses_what_was_asked_before() {
     let mut bed = Bed::new();
     bed.pcidom_serves = false;
     ask(&mut bed, "0000:01:00.0");
@@ -95,6 +95,16 @@ fn a_daemon_that_starts_answers_what_was_begun_and_serves_what_was_not() {
     bed.set("/tool/pcidom/reset/empty", "");
     bed.start();
     assert_eq!(result(&bed), "failed the daemon was started anew meanwhile: ask again");
+    let later = bed.get("/tool/pcidom/reset/later/result").unwrap();
+    assert_eq!(
+        later,
+        "failed it was asked for before the daemon was started: remove the request, and ask \
+         again"
+    );
+    assert_eq!(bed.order(0), None);
+    bed.remove("/tool/pcidom/reset/later");
+    bed.set("/tool/pcidom/reset/later", "0000:02:00.0");
+    bed.settle();
     assert_eq!(bed.order(0).unwrap().device, device(2));
     say(&mut bed, 0, "ready flr");
     let later = bed.get("/tool/pcidom/reset/later/result").unwrap();
@@ -122,6 +132,7 @@ fn requests_are_bounded_in_number_and_name() {
     let long = format!("/tool/pcidom/reset/{}", "x".repeat(65));
     bed.set(&long, "0000:01:00.0");
     bed.settle();
-    assert_eq!(bed.get(&format!("{long}/result")), None);
+    let text = bed.get(&format!("{long}/result")).unwrap();
+    assert_eq!(text, "failed the name of a request has at most 64 characters");
     assert_eq!(bed.order(0), None);
 }

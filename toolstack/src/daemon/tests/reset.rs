@@ -363,3 +363,21 @@ fn a_daemon_killed_anywhere_in_a_forced_reset_leaves_nothing_half_done() {
     }
     assert!(killed > 5, "{killed}");
 }
+
+#[test]
+fn what_is_said_of_other_things_costs_a_reset_no_read() {
+    let mut bed = under_way();
+    let answer = "/local/domain/1/data/pcidom/loans/0";
+    bed.store.reads.clear();
+    for other in ["loans/1", "loans/00", "requests/0", "report/number", "state"] {
+        let path = format!("/local/domain/1/data/pcidom/{other}");
+        bed.set(&path, if other == "state" { "ready" } else { "1" });
+        bed.settle();
+    }
+    bed.fire("@releaseDomain");
+    bed.pass(1);
+    assert!(!bed.store.reads.iter().any(|path| path == answer), "{:?}", bed.store.reads);
+    say(&mut bed, 0, "ready bus");
+    bed.done();
+    assert!(bed.store.reads.iter().any(|path| path == answer));
+}
