@@ -10,6 +10,7 @@
 //! | `/local/domain/P/pcidom/loans/ID` | daemon | [`LoanOrder`] |
 //! | `/local/domain/P/pcidom/answers/ID` | daemon | [`LeaseAnswer`] |
 //! | `/local/domain/P/pcidom/query` | daemon | a number: write a report with this number |
+//! | `/local/domain/P/data/pcidom/protocol` | pcidom | [`PROTOCOL`], before `state` |
 //! | `/local/domain/P/data/pcidom/state` | pcidom | [`READY`] once it serves, [`STOPPING`] when it is to end |
 //! | `/local/domain/P/data/pcidom/loans/ID` | pcidom | [`LoanReport`] |
 //! | `/local/domain/P/data/pcidom/requests/ID` | pcidom | [`LeaseRequest`] |
@@ -41,6 +42,8 @@ pub use text::{MAX_TEXT, ParseError};
 
 /// Version of the protocol; the daemon and pcidom refuse another one by name.
 pub const PROTOCOL: &str = "1";
+/// What a side speaks that does not say: there were such of the first version.
+pub const PROTOCOL_UNSAID: &str = "1";
 /// Directory of the daemon's nodes, below the domain's home.
 pub const CONTROL_DIR: &str = "pcidom";
 /// Directory of pcidom's nodes, below the domain's home (`data` belongs to the domain).

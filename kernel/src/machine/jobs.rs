@@ -5,7 +5,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use pcidom_loan::{
-    CONTROL_DIR, ConfigFrame, LeaseAnswer, LoanId, LoanOrder, NodeName, QUARANTINED,
+    CONTROL_DIR, ConfigFrame, LeaseAnswer, LoanId, LoanOrder, NodeName, PROTOCOL,
+    QUARANTINED, READY, REPORT_DIR,
 };
 use pcidom_pci::Sbdf;
 use pcidom_xenbus::store::{Store, StoreError};
@@ -57,8 +58,8 @@ pub(super) enum Done {
     Pool(VecSet<Sbdf>),
     /// Config space pages that the daemon lets us map.
     ConfigFrames(VecMap<Sbdf, Mfn>),
-    /// All orders of the daemon.
-    Orders(VecMap<LoanId, LoanOrder>),
+    /// All orders of the daemon, and the version of its protocol if that is not ours.
+    Orders(VecMap<LoanId, LoanOrder>, Option<String>),
     /// The daemon's answer for a loan, as it stands.
     Answer(LoanId, LeaseAnswer),
     /// The daemon wants a report with this number.
@@ -97,6 +98,18 @@ pub(super) async fn start(store: Store) -> Done {
 pub(super) async fn write(store: Store, path: String, value: String) -> Done {
     let result = store.write(&path, &value).await;
     Done::Written(path, result)
+}
+
+/// Says that we serve, and in which version, in this order.
+pub(super) async fn serve(store: Store) -> Done {
+    let words = [("protocol", PROTOCOL), ("state", READY)];
+    for (node, word) in words {
+        let path = format!("{REPORT_DIR}/{node}");
+        if let Err(error) = store.write(&path, word).await {
+            return Done::Written(path, Err(error));
+        }
+    }
+    Done::Nothing
 }
 
 /// Removes nodes.
@@ -182,6 +195,9 @@ pub(super) async fn ecam(store: Store) -> Done {
 /// Reads all orders. One that makes no sense is as good as none, and the daemon, which
 /// wrote it, waits in vain and says so.
 pub(super) async fn orders(store: Store) -> Done {
+    // First: an order is not to be obeyed before it is known what it means.
+    let spoken = store.read(&format!("{CONTROL_DIR}/protocol")).await.ok();
+    let foreign = spoken.filter(|spoken| spoken != PROTOCOL);
     let limit = pcidom_loan::MAX_LOANS.into();
     let nodes = store.snapshot(&format!("{CONTROL_DIR}/loans"), limit).await;
     let orders = nodes.unwrap_or_default().into_iter().filter_map(|(name, value)| {
@@ -189,7 +205,7 @@ pub(super) async fn orders(store: Store) -> Done {
             value.parse().inspect_err(|error| log::error!("order {name}: {error}"));
         LoanId::parse(&name).zip(order.ok())
     });
-    Done::Orders(orders.collect())
+    Done::Orders(orders.collect(), foreign)
 }
 
 /// Reads the answer for a loan.
@@ -255,7 +271,7 @@ pub(super) fn guest_back(guest: DomId) -> String {
 
 /// Writes a report anew: what an earlier one said of devices and guests is removed.
 pub(super) async fn replace(store: Store, nodes: Vec<(String, String)>) -> Done {
-    let root = format!("{}/report", pcidom_loan::REPORT_DIR);
+    let root = format!("{REPORT_DIR}/report");
     if let Err(error) = store.remove(&root).await {
         return Done::Written(root, Err(error));
     }

@@ -22,7 +22,8 @@ use core::time::Duration;
 use pciback::LeaseError;
 use pciback::vbus::Placing;
 use pcidom_loan::{
-    LeaseAnswer, LeaseAsk, LoanId, LoanOrder, LoanReport, Outcome, Phase, REPORT_DIR,
+    LeaseAnswer, LeaseAsk, LoanId, LoanOrder, LoanReport, Outcome, PROTOCOL, Phase,
+    REPORT_DIR,
 };
 use pcidom_pci::Sbdf;
 use pcidom_script::Instant;
@@ -119,6 +120,17 @@ impl<P: Platform> Machine<P> {
         self.trace.keep(platform.now(), Trace::Phase(id, order.phase, device));
         if matches!(order.phase, Phase::Lent | Phase::Ending) {
             self.not_clean(device);
+        }
+        if let Some(theirs) = &self.foreign
+            && matches!(order.phase, Phase::Prepare | Phase::Reset)
+        {
+            // What has begun is ended all the same.
+            let text = format!(
+                "the daemon speaks version {theirs:.16} of the loan protocol, and this pcidom \
+                 {PROTOCOL}: install both of one release, then xl shutdown and xl create \
+                 this pcidom"
+            );
+            return self.report(id, Err(text), platform);
         }
         match order.phase {
             Phase::Prepare => {

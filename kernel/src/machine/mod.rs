@@ -38,12 +38,12 @@ mod waits;
 mod windows;
 
 use alloc::collections::VecDeque;
-use alloc::format;
 use alloc::rc::Rc;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use pciback::LeaseError;
-use pcidom_loan::{LoanId, READY, REPORT_DIR};
+use pcidom_loan::LoanId;
 use pcidom_pci::function::Function;
 use pcidom_pci::{Access, AccessError, Answer, Sbdf};
 use pcidom_script::Instant;
@@ -113,6 +113,8 @@ pub struct Machine<P: Platform> {
     tickets: u32,
     /// Lists may have more room than they need.
     roomy: bool,
+    /// The version of the daemon's protocol, if it is not ours.
+    foreign: Option<String>,
 }
 
 impl<P: Platform> Machine<P> {
@@ -140,6 +142,7 @@ impl<P: Platform> Machine<P> {
             stop: Stop::default(),
             tickets: 0,
             roomy: true,
+            foreign: None,
         };
         machine.store.run(jobs::start);
         machine.pump(platform);
@@ -292,7 +295,8 @@ impl<P: Platform> Machine<P> {
                 self.windows.offer(frames);
                 self.fit_windows(platform);
             }
-            Done::Orders(orders) => {
+            Done::Orders(orders, foreign) => {
+                self.foreign = foreign;
                 self.new_orders(&orders, platform);
                 self.stop_if_possible(platform.now());
             }
@@ -383,7 +387,6 @@ impl<P: Platform> Machine<P> {
         }
         self.ready = true;
         log::info!("ready, {} device(s) in the pool", self.pool.len());
-        let path = format!("{REPORT_DIR}/state");
-        self.store.run(move |store| jobs::write(store, path, READY.into()));
+        self.store.run(jobs::serve);
     }
 }

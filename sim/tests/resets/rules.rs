@@ -10,7 +10,7 @@ use pcidom_sim::scene::card;
 use pcidom_xenbus::DomId;
 
 use super::{
-    NOBODY, OTHER, PORT, bytes, config_space, failed, forget, hardware, host, obey,
+    NOBODY, OTHER, PORT, bytes, config_space, failed, forget, hardware, host, node, obey,
     order, ready, report, two_functions, wait,
 };
 
@@ -286,4 +286,30 @@ fn who_was_clean_only_until_its_turn_came_is_not() {
     order(&scene, 201, 2, &format!("phase=prepare guest={NOBODY} dev={second}"));
     failed(wait(&mut scene, 200, 1));
     assert!(failed(wait(&mut scene, 201, 2)).starts_with("no reset works"));
+}
+
+#[test]
+fn a_daemon_of_another_version_is_refused_by_name_and_what_it_has_begun_ends() {
+    let mut scene = two_functions(&[Method::FunctionLevel]);
+    let first = scene.device(1);
+    let dom0 = scene.world.store().connect(DomId::DOM0);
+    assert_eq!(dom0.read(&node(&scene, "data/pcidom/protocol")).unwrap(), "1");
+    let text = |phase: &str| format!("phase={phase} guest={NOBODY} dev={first}");
+    order(&scene, 201, 1, &text("prepare"));
+    ready(wait(&mut scene, 201, 1));
+    dom0.write(&node(&scene, "pcidom/protocol"), "2").unwrap();
+    for phase in ["prepare", "reset"] {
+        refused(
+            &mut scene,
+            &text(phase),
+            "the daemon speaks version 2 of the loan protocol, and this pcidom 1: install \
+             both of one release, then xl shutdown and xl create this pcidom",
+        );
+    }
+    order(&scene, 201, 1, &text("ending"));
+    scene.world.run_for(Duration::from_secs(1));
+    assert!(matches!(report(&scene, 201, 1), Some(Outcome::Returned(_))));
+    dom0.write(&node(&scene, "pcidom/protocol"), "1").unwrap();
+    forget(&mut scene, 201);
+    ready(obey(&mut scene, &text("prepare")));
 }

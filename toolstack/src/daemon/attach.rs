@@ -9,11 +9,12 @@ use super::guest_config;
 use super::link::{self, Standing};
 use super::loan::{CONNECT_DEADLINE, Loan, RESET_DEADLINE, Waiter, state};
 use super::lock;
+use super::pool::Pcidom;
 use super::rights;
 use super::status::printable;
 use super::stop::STOPS;
 use super::terms::NoPort;
-use super::{Client, Daemon, Env, Failure, Record, Stage, paths};
+use super::{Client, Daemon, Env, Failure, Record, Stage, paths, version};
 use crate::host::DeviceFacts;
 use crate::hypervisor::{XenError, errno};
 use crate::store::StoreError;
@@ -181,6 +182,9 @@ impl Daemon {
     pub(super) fn serving(&self, pcidom: DomId) -> Result<String, Failure> {
         match self.pcidoms.get(&pcidom) {
             Some(serving) if serving.ready => Ok(serving.vm.clone()),
+            Some(Pcidom { name, foreign: Some(spoken), .. }) => {
+                Err(refused(version::other(name, spoken)))
+            }
             _ if self.is_stopping(pcidom) => {
                 Err(refused(format!("pcidom {pcidom} is shutting down")))
             }

@@ -51,6 +51,7 @@ mod terms;
 mod tests;
 mod unfit;
 mod unrecorded;
+mod version;
 mod watch;
 
 use std::collections::{BTreeMap, VecDeque};

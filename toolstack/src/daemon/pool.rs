@@ -11,7 +11,7 @@ use pcidom_xenbus::{DomId, XenbusState};
 use super::loan::Loan;
 use super::rights::{self, Taking};
 use super::unfit::Again;
-use super::{Daemon, Env, Failure, Stage, ecam, paths};
+use super::{Daemon, Env, Failure, Stage, ecam, paths, version};
 use crate::host::{DeviceFacts, HostError};
 use crate::hypervisor::{DEASSIGN, errno};
 use crate::store::Permissions;
@@ -76,6 +76,8 @@ pub(super) struct Pcidom {
     pub(super) name: String,
     pub(super) vm: String,
     pub(super) ready: bool,
+    /// The version of its protocol, if it is not ours: it is not served.
+    pub(super) foreign: Option<String>,
     /// It was told to shut down, and waits for its loans to end.
     pub(super) stopping: bool,
     pub(super) pool: BTreeMap<Sbdf, PoolDevice>,
@@ -153,8 +155,14 @@ impl Daemon {
             }
             Ok(())
         })?;
-        let pcidom =
-            Pcidom { name, vm, ready: false, stopping: false, pool: BTreeMap::new() };
+        let pcidom = Pcidom {
+            name,
+            vm,
+            ready: false,
+            foreign: None,
+            stopping: false,
+            pool: BTreeMap::new(),
+        };
         self.pcidoms.insert(domain, pcidom);
         self.watch_pcidom(env, domain, true)?;
         self.greet(env, domain)?;
@@ -169,7 +177,13 @@ impl Daemon {
     ) -> Result<(), Failure> {
         let Some(pcidom) = self.pcidoms.get_mut(&domain) else { return Ok(()) };
         let said = env.store.read(&format!("{}/state", paths::said(domain)))?;
-        let ready = said.as_deref() == Some(READY);
+        let serves = said.as_deref() == Some(READY);
+        let foreign = if serves { version::foreign(env, domain)? } else { None };
+        let ready = serves && foreign.is_none();
+        if let Some(spoken) = foreign.as_ref().filter(|_| pcidom.foreign != foreign) {
+            log::error!("{}", version::other(&pcidom.name, spoken));
+        }
+        pcidom.foreign = foreign;
         if pcidom.ready != ready {
             let what = if ready { "serves" } else { "does not serve any more" };
             log::info!("pcidom {domain} {what}");

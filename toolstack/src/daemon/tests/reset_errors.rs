@@ -3,7 +3,7 @@
 use pcidom_pci::reset::Method;
 
 use super::bed::{Bed, device, port};
-use super::errors::refused;
+use super::errors::{attach, refused, status};
 use super::reset::reset;
 use crate::verb::{Bdf, Verb};
 
@@ -135,4 +135,25 @@ fn a_port_that_was_unfit_is_found_out_before_it_is_lent_or_reset() {
         assert!(bed.failed().contains("0000:00:02.0 is a port"));
         assert_eq!(bed.order(0), None);
     }
+}
+
+#[test]
+fn a_pcidom_of_another_version_is_refused_by_name() {
+    let mut bed = Bed::new();
+    // The word comes before the state does.
+    bed.set("/local/domain/1/data/pcidom/protocol", "2\x1b[2J and much more than that");
+    bed.set("/local/domain/1/data/pcidom/state", "ready");
+    bed.settle();
+    let cause = "pcidom speaks version 2\\u{1b}[2J and m of the loan protocol, and this \
+                 daemon 1: install both of one release, restart the daemon, then xl shutdown \
+                 pcidom and xl create pcidom.cfg";
+    for verb in [attach("g1", 1, None), reset(1, None, false)] {
+        assert_eq!(refused(&mut bed, &verb), cause);
+    }
+    assert!(!status(&mut bed).pcidoms[0].ready);
+    // The right one came instead.
+    bed.set("/local/domain/1/data/pcidom/protocol", "1");
+    bed.set("/local/domain/1/data/pcidom/state", "ready");
+    bed.attach("g1", 1);
+    bed.done();
 }
