@@ -347,7 +347,8 @@ impl<P: Platform> Machine<P> {
                 let time = platform.now().since(since);
                 let time = time.as_secs() * 1000 + u64::from(time.subsec_millis());
                 let scope = Scope(&plan);
-                done.method.map(|by| format!("{by}{scope}, {time} ms"))
+                let proof = if done.proven { "" } else { ", not proven" };
+                done.method.map(|by| format!("{by}{scope}, {time} ms{proof}"))
             }
             Err(failed) => {
                 attempt.useless.extend_from_slice(&failed.useless);

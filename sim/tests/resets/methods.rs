@@ -101,3 +101,12 @@ fn a_device_that_answers_nothing_is_brought_back_by_its_port() {
         assert_eq!(bytes(&scene), fresh);
     }
 }
+
+#[test]
+fn a_reset_that_does_not_show_is_answered_as_not_proven() {
+    let mut scene = two_functions(&[Method::FunctionLevel]);
+    let first = scene.device(1);
+    hardware(&scene, first, |nvme| nvme.forbid(0x0c));
+    let text = ready(obey(&mut scene, &format!("phase=reset guest=0 dev={first}")));
+    assert!(text.ends_with(" ms, not proven"), "{text}");
+}

@@ -81,6 +81,9 @@ pub struct Plan {
 pub struct Done {
     /// What has reset them; `None` if nothing has.
     pub method: Option<Method>,
+    /// Each function has shown that it was reset: its mark is gone, or it answers again. One
+    /// whose Cache Line Size can't be written shows nothing.
+    pub proven: bool,
     /// What was tried before and had no effect.
     pub useless: Vec<Useless>,
 }
@@ -94,7 +97,7 @@ pub async fn reset(config: &Config, plan: &Plan) -> Result<Done, Box<Failed>> {
     let last = Cell::new(Last::none(config.target()));
     let mut useless = Vec::new();
     match run(config, plan, &last, &mut useless).await {
-        Ok(method) => Ok(Done { method, useless }),
+        Ok((method, proven)) => Ok(Done { method, proven, useless }),
         Err(trip) => {
             let (at, error) = last.get().explain(trip);
             Err(Box::new(Failed { at, error, useless }))
@@ -107,7 +110,7 @@ async fn run(
     plan: &Plan,
     last: &Cell<Last>,
     useless: &mut Vec<Useless>,
-) -> Result<Option<Method>, Trip> {
+) -> Result<(Option<Method>, bool), Trip> {
     let subject = |function| Subject::new(config, function, last);
     let all: Vec<Subject<'_>> = plan.functions.iter().map(subject).collect();
     let port = plan.port.as_ref().map(subject);
@@ -130,11 +133,14 @@ async fn run(
     }
     for method in &plan.methods {
         match attempt(&all, port.as_ref(), *method).await? {
-            None => return Ok(Some(*method)),
+            None => {
+                let proven = all.iter().all(|at| at.proven.get());
+                return Ok((Some(*method), proven));
+            }
             Some(at) => useless.push(Useless { method: *method, at }),
         }
     }
-    Ok(None)
+    Ok((None, false))
 }
 
 /// Tries one method. Gives the first function on which it had no effect.

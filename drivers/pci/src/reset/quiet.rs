@@ -70,5 +70,6 @@ pub(super) async fn unmark(at: &Subject<'_>) -> Result<bool, Trip> {
     if still {
         at.write(CACHE_LINE, before).await?;
     }
+    at.proven.set(!still);
     Ok(still)
 }

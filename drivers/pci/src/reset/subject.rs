@@ -132,6 +132,8 @@ pub(super) struct Subject<'a> {
     pub(super) marked: Cell<Option<u32>>,
     /// It did not answer when it was last looked at before a reset.
     pub(super) is_silent: Cell<bool>,
+    /// The last method has shown an effect on it.
+    pub(super) proven: Cell<bool>,
 }
 
 impl<'a> Subject<'a> {
@@ -142,7 +144,8 @@ impl<'a> Subject<'a> {
     ) -> Self {
         let config = config.of(function.sbdf);
         let (marked, is_silent) = (Cell::new(None), Cell::new(false));
-        Self { function, config, last, marked, is_silent }
+        let proven = Cell::new(false);
+        Self { function, config, last, marked, is_silent, proven }
     }
 
     fn note(&self, register: Named, written: Option<u32>) {
@@ -166,6 +169,8 @@ impl<'a> Subject<'a> {
     /// Looks whether it reads all ones. (Not its ids: dom0 has those from a cache.)
     pub(super) async fn looks_silent(&self) -> Result<bool, Trip> {
         self.is_silent.set(self.read(CLASS).await? == u32::MAX);
+        // If it comes back.
+        self.proven.set(self.is_silent.get());
         Ok(self.is_silent.get())
     }
 

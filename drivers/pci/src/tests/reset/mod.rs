@@ -53,7 +53,7 @@ fn quiesce(backend: &mut FakeBackend, function: &Function) -> Result<Done, Faile
     reset_by(backend, function, &[]).0
 }
 
-const QUIET: Done = Done { method: None, useless: Vec::new() };
+const QUIET: Done = Done { method: None, proven: false, useless: Vec::new() };
 
 /// A guest uses it: bus master and MSI-X are on, INTx is off.
 fn used(backend: &mut FakeBackend) {

@@ -254,7 +254,8 @@ fn a_function_that_answers_nothing_is_brought_back_by_the_port() {
                 hardware.set_fault(Fault::Hangs);
             }
             let (result, time) = run(&mut tree, &plan);
-            assert_eq!(result.unwrap().method, Some(method));
+            let done = result.unwrap();
+            assert_eq!((done.method, done.proven), (Some(method), true));
             assert!(time < Duration::from_secs(1), "nothing to wait for: {time:?}");
             tree.get_mut(at(PORT)).unwrap().hardware_mut().set_bytes(0x6a, &[0, 0]);
             assert_eq!(bytes(&tree), fresh, "{method} {hung:?}");
@@ -268,5 +269,19 @@ fn a_function_that_answers_nothing_is_brought_back_by_the_port() {
         hardware.set_fault(Fault::Hangs);
         let failed = run(&mut tree, &plan).0.unwrap_err();
         assert!(matches!(failed.error, ResetError::Silent { .. }), "{failed}");
+    }
+}
+
+#[test]
+fn a_reset_that_a_function_can_not_show_is_not_called_proven() {
+    for method in Method::ALL {
+        let mut tree = card();
+        let plan = plan(&mut tree, method);
+        assert!(run(&mut tree, &plan).0.unwrap().proven, "{method}");
+        // One that shows nothing is enough.
+        let mute = BELOW[plan.functions.len() - 1];
+        tree.get_mut(at(mute)).unwrap().hardware_mut().forbid(0x0c);
+        let done = run(&mut tree, &plan).0.unwrap();
+        assert_eq!((done.method, done.proven), (Some(method), false));
     }
 }
