@@ -17,6 +17,12 @@ wait_until() {
     done
 }
 
+# has_devices COUNT: so many PCI devices, and no more.
+has_devices() {
+    ls /sys/bus/pci/devices
+    [ "$(ls /sys/bus/pci/devices | wc -l)" -eq "$1" ]
+}
+
 # ---- drives ----
 
 # find_nvme SERIAL: the controller with this serial number, like nvme0.

@@ -21,12 +21,21 @@ xen_debug_keys() {
 # quarantine.
 device_owner() {
     xen_debug_keys Q
+    owner_of "$1"
+}
+owner_of() {
     sed -nE "s/^\(XEN\) $1 - (d\[?|Dom)([0-9A-Za-z]+).*/\2/p" "$KEYS" | tail -n 1
 }
 
 # owned_by BDF OWNER
 owned_by() {
-    owner=$(device_owner "$1")
+    xen_debug_keys Q
+    owner_in_keys "$1" "$2"
+}
+
+# owner_in_keys BDF OWNER: by the last `xen_debug_keys Q`.
+owner_in_keys() {
+    owner=$(owner_of "$1")
     echo "owner of $1 is '$owner', expected '$2'"
     [ "$owner" = "$2" ]
 }

@@ -14,13 +14,13 @@ use std::time::Duration;
 /// So many guests at a time fit into the emulated machine.
 const MAX_GUESTS: usize = 3;
 
-const OPERATIONS_PER_ROUND: u32 = 3;
+const OPERATIONS_PER_ROUND: u32 = 20;
 
 /// Rounds that a run of some minutes can't reach.
-const ROUNDS_PER_MINUTE: u32 = 30;
+const ROUNDS_PER_MINUTE: u32 = 6;
 
-/// One round takes about 15 s in emulation, on a slow day three times that.
-const ROUND_LIMIT: Duration = Duration::from_secs(60);
+/// One round takes about 30 s in emulation, on a slow day three times that.
+const ROUND_LIMIT: Duration = Duration::from_secs(120);
 
 /// Boot, baseline, and the counts at the end.
 const AROUND: Duration = Duration::from_secs(400);
@@ -86,7 +86,9 @@ impl Soak {
 
     /// The plan for these devices, one operation per line: `round N`, `create GUEST`,
     /// `cold GUEST DEVICE` (lent before the guest starts), `attach GUEST DEVICE`, `detach
-    /// GUEST DEVICE`, `rebind GUEST DEVICE`, `destroy GUEST`, `shutdown GUEST`.
+    /// GUEST DEVICE`, `rebind GUEST DEVICE`, `destroy GUEST`, `shutdown GUEST`. At the end of
+    /// each round `agree GUEST DEVICE...` for each guest, and `agree - DEVICE...` for what is
+    /// free: who has which device then.
     pub(crate) fn plan(&self, devices: &[Device]) -> String {
         let mut model = Model {
             chance: Chance::new(self.seed),
@@ -101,6 +103,7 @@ impl Soak {
             for _ in 0..OPERATIONS_PER_ROUND {
                 let _ = writeln!(plan, "{}", model.next_operation());
             }
+            model.write_who_has_what(&mut plan);
         }
         plan
     }
@@ -124,18 +127,26 @@ impl Model<'_> {
         let lent = self.guests.iter().any(|guest| !guest.has.is_empty());
         // Guests take longest to come and go, so they do it less often.
         loop {
-            match self.chance.below(16) {
-                0..=1 if self.guests.len() < MAX_GUESTS => return self.create(),
+            match self.chance.below(24) {
+                0 if self.guests.len() < MAX_GUESTS => return self.create(),
+                1 if self.guests.is_empty() => return self.create(),
                 2..=7 if !self.guests.is_empty() && !self.free.is_empty() => {
                     return self.attach();
                 }
-                8..=10 if lent => return self.detach(),
-                11..=13 if lent => return self.rebind(),
-                14 if !self.guests.is_empty() => return self.end("destroy"),
-                15 if !self.guests.is_empty() => return self.end("shutdown"),
+                8..=13 if lent => return self.detach(),
+                14..=17 if lent => return self.rebind(),
+                18 if !self.guests.is_empty() => return self.end("destroy"),
+                19 if !self.guests.is_empty() => return self.end("shutdown"),
                 _ => {}
             }
         }
+    }
+
+    fn write_who_has_what(&self, plan: &mut String) {
+        for guest in &self.guests {
+            let _ = writeln!(plan, "agree {} {}", guest.name, guest.has.join(" "));
+        }
+        let _ = writeln!(plan, "agree - {}", self.free.join(" "));
     }
 
     fn create(&mut self) -> String {
@@ -273,6 +284,21 @@ mod tests {
                 *seen.entry(words[0].to_owned()).or_insert(0) += 1;
                 match words.as_slice() {
                     ["seed" | "round", _] => {}
+                    ["agree", "-", free @ ..] => {
+                        let known = ["disk0", "disk1", "disk2", "net0"];
+                        for device in known {
+                            let is_free = free.contains(&device);
+                            assert_ne!(is_free, lent(device, &guests), "{line}");
+                        }
+                    }
+                    ["agree", guest, devices @ ..] => {
+                        let mut has = guests[*guest].clone();
+                        let mut said = devices.to_vec();
+                        said.retain(|device| !device.is_empty());
+                        has.sort();
+                        said.sort_unstable();
+                        assert_eq!(has, said, "{line}");
+                    }
                     ["create", guest] => {
                         assert!(guests.insert((*guest).into(), vec![]).is_none());
                     }
@@ -301,7 +327,7 @@ mod tests {
                 assert!(guests.len() <= MAX_GUESTS);
             }
         }
-        assert_eq!(seen.len(), 9, "{seen:?}");
+        assert_eq!(seen.len(), 10, "{seen:?}");
     }
 
     #[test]

@@ -1,8 +1,2 @@
-# has_devices COUNT: so many PCI devices, and no more.
-has_devices() {
-    ls /sys/bus/pci/devices
-    [ "$(ls /sys/bus/pci/devices | wc -l)" -eq "$1" ]
-}
-
 # frontend_again: unloads the PCI frontend under the drivers, and loads it again.
 frontend_again() { wait_until 10 modprobe -r xen-pcifront && has_devices 0 && modprobe xen-pcifront; }

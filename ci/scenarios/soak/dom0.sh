@@ -1,3 +1,5 @@
+. /bed/lib/agree.sh
+
 # Carries out /bed/plan, which xtask/src/soak.rs made from a seed, and counts before and
 # after it what Xen, XenStore and pcidom hold.
 
@@ -138,6 +140,15 @@ operation() {
             send_guest "$2" 'poweroff -f'
             ended "$2"
             ;;
+        # agree GUEST DEVICE...: what the guest must have now; without a guest: the free ones.
+        agree)
+            agree_guest=$2
+            shift 2
+            agree_devices=''
+            for device in "$@"; do agree_devices="$agree_devices $(device_of "$device")"; done
+            # shellcheck disable=SC2086 # a list
+            if [ "$agree_guest" = - ]; then nobody_has $agree_devices; else agrees "$agree_guest" $agree_devices; fi
+            ;;
         *) fail "no such operation: $*" ;;
     esac
 }
@@ -149,17 +160,11 @@ start_pcidom "$disk0" "$disk1" "$disk2" "$net0" "$net0_port"
 # Each guest has its own console log; following hundreds of them would be work of its own.
 follow() { :; }
 
-step "one loan of each device, and as many guests as there will be at once, then count"
-# Lists keep the room that they have needed once.
-for guest in warm warm2 warm3; do
-    create_guest "$guest" --script guest.sh
-    : > "/tmp/has.$guest"
-done
+step "one loan of each device, then count"
+operation create warm
 for device in disk0 disk1 disk2 net0; do operation attach warm "$device"; done
 for device in disk1 disk2 net0; do operation detach warm "$device"; done
-operation attach warm2 disk1
-operation attach warm3 disk2
-for guest in warm warm2 warm3; do operation destroy "$guest"; done
+operation destroy warm
 wait_for "all is free" 30 all_free
 holdings /tmp/before
 
