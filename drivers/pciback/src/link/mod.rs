@@ -451,8 +451,10 @@ impl Link {
             match entry.state {
                 XenbusState::Initialising => self.export(entry, &mut actions, &mut keys),
                 XenbusState::Closing => {
-                    // By vdev-N as Linux does it; by dev-N if that is missing.
-                    let device = entry.at.and_then(|at| self.bus.at(at)).or(entry.device);
+                    // By dev-N: what was at vdev-N when it was read may be another one by
+                    // now. By vdev-N, as Linux does it, if that is missing.
+                    let at = || entry.at.and_then(|at| self.bus.at(at));
+                    let device = entry.device.or_else(at);
                     if let Some(device) = device
                         && self.bus.address_of(device).is_some()
                     {
