@@ -131,6 +131,10 @@ impl<P: Platform> Machine<P> {
                 log::error!("domain {guest}: cannot write our side of the link: {error}");
                 link::Event::Unwritten
             }
+            // Its last loan is over, and the link was not kept for another one.
+            LinkDone::Dir(None) if !self.has_link(guest) => {
+                return self.drop_guest(guest, platform);
+            }
             LinkDone::Dir(None) | LinkDone::Wrote(Ok(())) | LinkDone::Opened(_) => return,
         };
         self.guest_event(guest, event, platform);

@@ -92,7 +92,7 @@ impl<P: Platform> Machine<P> {
                     .is_some_and(|order| order.generation == loan.order.generation)
             };
             if !self.loans.get(&id).is_some_and(same) {
-                self.forget_loan(id, platform);
+                self.forget_loan(id, orders, platform);
             }
         }
         for (id, order) in orders {
@@ -246,7 +246,12 @@ impl<P: Platform> Machine<P> {
         self.store.run(move |store| jobs::write(store, path, value));
     }
 
-    fn forget_loan(&mut self, id: LoanId, platform: &mut P) {
+    fn forget_loan(
+        &mut self,
+        id: LoanId,
+        orders: &VecMap<LoanId, LoanOrder>,
+        platform: &mut P,
+    ) {
         let Some(mut loan) = self.loans.remove(&id) else { return };
         let (guest, device) = (loan.guest(), loan.order.device);
         let told = loan.lease.end();
@@ -262,17 +267,27 @@ impl<P: Platform> Machine<P> {
             self.not_clean(device);
         }
         self.device_is_unused(device, platform);
-        // One that is only being prepared gets a link of its own: directories made anew are
-        // no part of this one's life.
-        let on_link = |other: &Loan| {
-            let phase = other.order.phase;
-            other.guest() == guest && matches!(phase, Phase::Lent | Phase::Ending)
+        let is_with = |order: &LoanOrder| {
+            DomId(order.guest) == guest && order.phase != Phase::Reset
         };
-        if !self.loans.values().any(on_link) {
+        if !orders.values().any(is_with) {
             self.drop_guest(guest, platform);
+        } else if !self.has_link(guest) {
+            // The daemon may have kept the link for one that is being prepared. If not, that
+            // gets a link of its own: directories made anew are no part of this one's life.
+            self.read_guest_back(guest);
         }
         let paths = ["loans", "requests"].map(|node| format!("{REPORT_DIR}/{node}/{id}"));
         self.store.run(move |store| jobs::remove(store, paths.into()));
+    }
+
+    /// Whether a loan with this guest is or was on a link.
+    pub(super) fn has_link(&self, guest: DomId) -> bool {
+        let on_link = |loan: &Loan| {
+            loan.guest() == guest
+                && matches!(loan.order.phase, Phase::Lent | Phase::Ending)
+        };
+        self.loans.values().any(on_link)
     }
 
     /// Whether a loan or a reset stands between `device` and its leaving the pool.

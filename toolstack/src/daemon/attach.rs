@@ -267,21 +267,29 @@ impl Daemon {
         env: &mut Env<'_>,
         id: LoanId,
     ) -> Result<(), Failure> {
-        let Some(loan) = self.loans.get_mut(&id) else { return Ok(()) };
+        let Some(loan) = self.loans.get(&id) else { return Ok(()) };
         let (record, due) = (loan.record.clone(), loan.is_due(env.now));
         let device = record.device.0;
         let link = (record.pcidom(), record.guest());
-        let pause = self.pauses.get(&link).filter(|until| **until > env.now);
-        loan.link_at = pause.copied();
-        if loan.link_at.is_some() {
+        self.drop_unconnected(env, &record)?;
+        let pause = self.pauses.get(&link).filter(|until| **until > env.now).copied();
+        if let Some(loan) = self.loans.get_mut(&id) {
+            loan.link_at = pause;
+        }
+        if pause.is_some() {
             return Ok(());
         }
+        let guest = &record.guest_name;
         let reason = if let Some(other) = self.reached_by(device) {
             format!("{other} below the same port is still being reset: try again")
         } else if self.standing(env, &record)? == Standing::Busy {
-            let guest = &record.guest_name;
             format!(
                 "{guest}'s PCI link is still busy with another change: see its kernel log"
+            )
+        } else if self.is_closed(env, &record)? {
+            format!(
+                "{guest} has closed its PCI link, and has devices on it ({guest} may be \
+                 shutting down): detach those, then attach {device} again"
             )
         } else {
             return self.lend(env, id);

@@ -85,17 +85,20 @@ impl Daemon {
             return Ok(());
         }
         let record = loan.record.clone();
-        let last = self.entries(&record) <= 1;
+        let (count, awaited) = (self.entries(&record), self.is_awaited(&record));
+        let mut last = count <= 1;
         env.store.transaction(&mut |nodes| {
             if let Some(entry) = record.entry
                 && record.guest_is_home(nodes)?
             {
+                last = count <= 1 && !(awaited && link::is_connected(nodes, &record)?);
                 link::tell_of_loss(nodes, &record, entry, last)?;
             }
             Ok(())
         })?;
         if let Some(loan) = self.loans.get_mut(&id) {
-            loan.tell_guest_at = None;
+            (loan.tell_guest_at, loan.link_goes) = (None, last);
+            loan.told_early = !pcidom_let_go && !last;
         }
         Ok(())
     }
@@ -169,6 +172,10 @@ impl Daemon {
         let ready = |outcome: &Outcome| matches!(outcome, Outcome::Ready(_));
         let outcome = loan.report(env, id)?.filter(|outcome| !ready(outcome));
         let let_go = alone || outcome.is_some();
+        if let Some(loan) = self.loans.get_mut(&id).filter(|l| l.told_early && let_go) {
+            // Once more, now that pcidom writes nothing any more.
+            (loan.told_early, loan.tell_guest_at) = (false, Some(env.now));
+        }
         let late = self.loans.get(&id).is_some_and(|loan| loan.is_due(env.now));
         if alone || late || !self.is_guest_changing(env, id)? {
             self.tell_of_loss(env, id, let_go)?;
@@ -217,12 +224,18 @@ impl Daemon {
                 env.store.write(&back, &XenbusState::Closed.number().to_string())?;
             }
         }
+        let awaited = self.is_awaited(&record);
+        let mut gone = false;
         env.store.transaction(&mut |nodes| {
             if let Some(entry) = record.entry {
-                link::remove(nodes, &record, entry, count)?;
+                let keep = count <= 1 && awaited && link::is_connected(nodes, &record)?;
+                gone = count <= 1 && !keep;
+                link::remove(nodes, &record, entry, (count, keep))?;
                 for (sibling, record) in &moved {
                     record.save(nodes, *sibling)?;
                 }
+            } else if count == 0 && !awaited {
+                gone = link::remove_kept(nodes, &record)?;
             }
             nodes.remove(&paths::order(pcidom, id))?;
             nodes.remove(&paths::answer(pcidom, id))?;
@@ -251,10 +264,8 @@ impl Daemon {
         {
             entry.note = note;
         }
-        if record.entry.is_some() && count <= 1 {
-            self.pauses.retain(|_, until| *until > env.now);
-            self.pauses.insert((pcidom, guest), env.now.after(LINK_PAUSE));
-            self.watch_link(env, (pcidom, guest), false)?;
+        if gone {
+            self.link_is_gone(env, &record)?;
         }
         self.forget_if_left(env, pcidom, record.device.0)?;
         self.scan_pool(env, pcidom)?;
@@ -264,6 +275,36 @@ impl Daemon {
             loan.record.guest() == guest || freed.contains(&loan.record.device.0)
         });
         Ok(())
+    }
+
+    fn link_is_gone(
+        &mut self,
+        env: &mut Env<'_>,
+        record: &Record,
+    ) -> Result<(), Failure> {
+        let link = (record.pcidom(), record.guest());
+        self.pauses.retain(|_, until| *until > env.now);
+        self.pauses.insert(link, env.now.after(LINK_PAUSE));
+        self.watch_link(env, link, false)
+    }
+
+    /// A link that was kept, and whose guest has closed its end since, goes like any other:
+    /// it is made anew after the pause.
+    pub(super) fn drop_unconnected(
+        &mut self,
+        env: &mut Env<'_>,
+        record: &Record,
+    ) -> Result<(), Failure> {
+        if self.entries(record) > 0 {
+            return Ok(());
+        }
+        let mut gone = false;
+        env.store.transaction(&mut |nodes| {
+            gone =
+                !link::is_connected(nodes, record)? && link::remove_kept(nodes, record)?;
+            Ok(())
+        })?;
+        if gone { self.link_is_gone(env, record) } else { Ok(()) }
     }
 
     /// The loans behind this one on its link, with the numbers they get when it goes.

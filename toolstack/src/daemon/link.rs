@@ -35,9 +35,25 @@ fn set_state(
     set(nodes, directory, key, &state.number().to_string())
 }
 
+/// Whether both ends say so. Only then does a guest answer a 7: one that has not seen our 4
+/// yet would drop it, and older Linux would never answer.
+pub(super) fn is_connected(
+    nodes: &mut dyn Nodes,
+    record: &Record,
+) -> Result<bool, StoreError> {
+    let (pcidom, guest) = (record.pcidom(), record.guest());
+    for directory in [paths::back(pcidom, guest), paths::front(guest)] {
+        let now = nodes.read(&format!("{directory}/state"))?;
+        if XenbusState::parse(now.as_deref()) != XenbusState::Connected {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Puts the loan's device on the link as entry `entry`, which is the next one. The first
-/// one makes the link. A link that is Connected is told to look (7); one that is still
-/// on its way finds the entry when it gets there, and would never answer.
+/// one makes the link, unless one was kept for it. A link that is Connected is told to look
+/// (7); one that is still on its way finds the entry when it gets there.
 pub(super) fn add(
     nodes: &mut dyn Nodes,
     record: &Record,
@@ -45,7 +61,9 @@ pub(super) fn add(
 ) -> Result<(), StoreError> {
     let (pcidom, guest) = (record.pcidom(), record.guest());
     let (back, front) = (paths::back(pcidom, guest), paths::front(guest));
-    if entry == 0 {
+    let connected = is_connected(nodes, record)?;
+    let is_new = entry == 0 && !connected;
+    if is_new {
         nodes.remove(&front)?;
         nodes.remove(&paths::backs(pcidom, guest))?;
         nodes.write(&back, "")?;
@@ -64,18 +82,15 @@ pub(super) fn add(
     }
     set_state(nodes, &back, &format!("state-{entry}"), XenbusState::Initialising)?;
     set(nodes, &back, "num_devs", &(entry + 1).to_string())?;
-    if entry == 0 {
+    if is_new {
         set_state(nodes, &back, "state", XenbusState::Initialising)?;
         nodes.write(&front, "")?;
         nodes.set_permissions(&front, Permissions::shared(guest, pcidom))?;
         set(nodes, &front, "backend", &back)?;
         set(nodes, &front, "backend-id", &pcidom.to_string())?;
         set_state(nodes, &front, "state", XenbusState::Initialising)?;
-    } else {
-        let now = nodes.read(&format!("{back}/state"))?;
-        if XenbusState::parse(now.as_deref()) == XenbusState::Connected {
-            set_state(nodes, &back, "state", XenbusState::Reconfiguring)?;
-        }
+    } else if connected {
+        set_state(nodes, &back, "state", XenbusState::Reconfiguring)?;
     }
     Ok(())
 }
@@ -130,29 +145,55 @@ pub(super) fn tell_of_loss(
 ) -> Result<(), StoreError> {
     let back = paths::back(record.pcidom(), record.guest());
     let now = XenbusState::parse(nodes.read(&format!("{back}/state"))?.as_deref());
+    let exported = nodes.read(&format!("{back}/state-{entry}"))?;
+    let exported = XenbusState::parse(exported.as_deref()) != XenbusState::Closed;
     match now {
         // No directory: nobody is there to see it, and it must not come back.
         XenbusState::Unknown => Ok(()),
         _ if last => set_state(nodes, &back, "state", XenbusState::Closing),
+        // pcidom could not export it: the guest has never seen it.
+        _ if !exported => Ok(()),
         XenbusState::Connected => ask_to_remove(nodes, record, entry),
         _ => set_state(nodes, &back, &format!("state-{entry}"), XenbusState::Closing),
     }
 }
 
+/// Takes the link away.
+fn remove_link(nodes: &mut dyn Nodes, record: &Record) -> Result<(), StoreError> {
+    if record.guest_is_home(nodes)? {
+        nodes.remove(&paths::front(record.guest()))?;
+    }
+    nodes.remove(&paths::backs(record.pcidom(), record.guest()))
+}
+
+/// Takes the link away if there is one: it was kept for a device that has not come, or has
+/// lost an end since. Whether there was one.
+pub(super) fn remove_kept(
+    nodes: &mut dyn Nodes,
+    record: &Record,
+) -> Result<bool, StoreError> {
+    let (pcidom, guest) = (record.pcidom(), record.guest());
+    let back = paths::back(pcidom, guest);
+    let ours = nodes.read(&format!("{}/backend", paths::front(guest)))?;
+    let kept = ours.as_ref() == Some(&back)
+        || nodes.read(&format!("{back}/num_devs"))?.is_some();
+    if kept {
+        remove_link(nodes, record)?;
+    }
+    Ok(kept)
+}
+
 /// Takes entry `entry` of `count` out of the link. Those behind it move up, as libxl does
-/// it; with the last one, the link goes.
+/// it; with the last one, the link goes, unless it is kept.
 pub(super) fn remove(
     nodes: &mut dyn Nodes,
     record: &Record,
     entry: u16,
-    count: u16,
+    (count, keep): (u16, bool),
 ) -> Result<(), StoreError> {
     let back = paths::back(record.pcidom(), record.guest());
-    if count <= 1 {
-        if record.guest_is_home(nodes)? {
-            nodes.remove(&paths::front(record.guest()))?;
-        }
-        return nodes.remove(&paths::backs(record.pcidom(), record.guest()));
+    if count <= 1 && !keep {
+        return remove_link(nodes, record);
     }
     if nodes.read(&format!("{back}/num_devs"))?.is_none() {
         return Ok(());
@@ -194,6 +235,33 @@ impl Daemon {
         u16::try_from(self.loans.values().filter(on_link).count()).unwrap_or(u16::MAX)
     }
 
+    /// Whether the link is there, and a guest that runs has closed it: nobody would see a
+    /// device that joins. One that has not connected yet, or connects again, finds it.
+    pub(super) fn is_closed(
+        &self,
+        env: &mut Env<'_>,
+        record: &Record,
+    ) -> Result<bool, Failure> {
+        if self.entries(record) == 0 {
+            return Ok(false);
+        }
+        let back = state(env.store, &paths::back(record.pcidom(), record.guest()))?;
+        let paused = env.xen.domain(record.guest())?.is_some_and(|info| info.paused);
+        Ok(!paused && matches!(back, XenbusState::Closing | XenbusState::Closed))
+    }
+
+    /// Whether another device is on its way to this one's link. Then that is not taken away
+    /// with its last device, to be made anew after a pause.
+    pub(super) fn is_awaited(&self, record: &Record) -> bool {
+        let mut own = self.loans.values().filter(|l| l.record.device == record.device);
+        let awaits = |other: &super::Loan| {
+            (other.record.pcidom, other.record.guest) == (record.pcidom, record.guest)
+                && other.record.device != record.device
+                && matches!(other.record.stage, Stage::Preparing | Stage::Lending)
+        };
+        own.all(|loan| !loan.link_goes) && self.loans.values().any(awaits)
+    }
+
     /// The standing of a loan's link.
     pub(super) fn standing(
         &self,
@@ -202,13 +270,21 @@ impl Daemon {
     ) -> Result<Standing, Failure> {
         // A device that is half taken back still has its entry, which the next change would
         // make the guest look at again: one change at a time.
+        let back = state(env.store, &paths::back(record.pcidom(), record.guest()))?;
+        let started = matches!(
+            back,
+            XenbusState::Connected
+                | XenbusState::Reconfiguring
+                | XenbusState::Reconfigured
+        );
         let busy = self.loans.values().any(|other| {
             (other.record.pcidom, other.record.guest) == (record.pcidom, record.guest)
                 && other.record.device != record.device
                 && other.record.entry.is_some()
                 && match other.record.stage {
                     Stage::Detaching | Stage::Ending => true,
-                    Stage::Lent => other.waiter.is_some(),
+                    // A link that is on its way takes all it finds when it gets there.
+                    Stage::Lent => other.waiter.is_some() && started,
                     Stage::Preparing | Stage::Lending => false,
                 }
         });
@@ -218,8 +294,7 @@ impl Daemon {
         if self.entries(record) == 0 {
             return Ok(Standing::Quiet);
         }
-        let back = paths::back(record.pcidom(), record.guest());
-        Ok(match state(env.store, &back)? {
+        Ok(match back {
             XenbusState::Connected => Standing::Connected,
             XenbusState::Reconfiguring | XenbusState::Reconfigured => Standing::Busy,
             _ => Standing::Quiet,

@@ -78,6 +78,10 @@ pub(super) struct Loan {
     pub(super) patience: Option<Instant>,
     /// When a guest that lost the device is told at the latest; none if it knows.
     pub(super) tell_guest_at: Option<Instant>,
+    /// Its guest was told before pcidom had let go, which may have written over it.
+    pub(super) told_early: bool,
+    /// Its guest was told that the link goes with it, so that is not kept for another one.
+    pub(super) link_goes: bool,
     /// When the pause after the last link of its guest is over.
     pub(super) link_at: Option<Instant>,
     /// Why an attach is undone; the reply once it is.
@@ -101,6 +105,8 @@ impl Loan {
             lent_at: Instant::default(),
             patience: None,
             tell_guest_at: None,
+            told_early: false,
+            link_goes: false,
             link_at: None,
             failure: None,
             reach: Vec::new(),

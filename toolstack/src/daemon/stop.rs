@@ -72,7 +72,7 @@ impl Daemon {
         let record = loan.record.clone();
         if loan.tell_guest_at.is_none()
             || record.entry.is_none()
-            || self.entries(&record) <= 1
+            || !self.stays(&record)
             || !runs(env, &record)?
         {
             return Ok(false);
@@ -104,8 +104,9 @@ impl Daemon {
             return Ok(false);
         };
         let back = paths::back(pcidom, guest);
-        let waits = match state(env.store, &back)? {
-            XenbusState::Closing if self.entries(&record) <= 1 => {
+        let now = state(env.store, &back)?;
+        let waits = match now {
+            XenbusState::Closing if !self.stays(&record) => {
                 match state(env.store, &paths::front(guest))? {
                     // It is gone, it has closed, or nobody was ever there.
                     XenbusState::Unknown
@@ -122,11 +123,13 @@ impl Daemon {
             XenbusState::Connected
             | XenbusState::Reconfiguring
             | XenbusState::Reconfigured
-                if self.entries(&record) > 1 =>
+                if self.stays(&record) =>
             {
                 // pcidom writes another one when the guest has let go.
                 let asks = env.store.read(&format!("{back}/state-{entry}"))?;
-                XenbusState::parse(asks.as_deref()) == XenbusState::Closing
+                // A link that is kept is Connected.
+                self.entries(&record) <= 1 && now != XenbusState::Connected
+                    || XenbusState::parse(asks.as_deref()) == XenbusState::Closing
             }
             _ => false,
         };
@@ -140,6 +143,11 @@ impl Daemon {
         }
         self.set_deadline(id, until);
         Ok(true)
+    }
+
+    /// Whether the link is there for others when this loan ends.
+    pub(super) fn stays(&self, record: &Record) -> bool {
+        self.entries(record) > 1 || self.is_awaited(record)
     }
 
     /// Until when this loan's guest has time, which begins when that is first asked.

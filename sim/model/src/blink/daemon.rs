@@ -30,8 +30,9 @@ enum Stage {
     Lent { waits: bool },
     /// The guest is asked to let go.
     Detaching,
-    /// pcidom has to take it back; the guest may still have to be told.
-    Ending { tells: bool },
+    /// pcidom has to take it back; the guest may still have to be told, or was told that the
+    /// link closes, or before pcidom had let go.
+    Ending { tells: bool, closes: bool, early: bool },
     /// The last one of a link that is closed: its directories go next.
     Closed,
 }
@@ -107,17 +108,51 @@ impl Daemon {
 
 fn standing(state: &State, device: Device) -> Standing {
     let other = state.daemon.loans[1 - usize::from(device)];
+    let back = state.dirs.back_state();
+    let started = matches!(
+        back,
+        XenbusState::Connected | XenbusState::Reconfiguring | XenbusState::Reconfigured
+    );
     match other {
         Stage::Detaching | Stage::Ending { .. } | Stage::Closed => return Standing::Busy,
-        Stage::Lent { waits: true } => return Standing::Busy,
+        Stage::Lent { waits: true } if started => return Standing::Busy,
         _ => {}
     }
-    match state.dirs.back_state() {
+    match back {
         _ if state.daemon.entries() == 0 => Standing::Quiet,
         XenbusState::Connected => Standing::Connected,
         XenbusState::Reconfiguring | XenbusState::Reconfigured => Standing::Busy,
         _ => Standing::Quiet,
     }
+}
+
+/// Both ends say so.
+fn is_connected(state: &State) -> bool {
+    [state.dirs.back_state(), state.dirs.front_state()] == [XenbusState::Connected; 2]
+}
+
+/// The other device is on its way to this one's link.
+fn is_awaited(state: &State, device: Device) -> bool {
+    let loans = &state.daemon.loans;
+    let own = loans[usize::from(device)];
+    !matches!(own, Stage::Ending { closes: true, .. } | Stage::Closed)
+        && loans[1 - usize::from(device)] == Stage::Ready
+}
+
+/// The link is there for others when this loan ends.
+fn stays(state: &State, device: Device) -> bool {
+    state.daemon.entries() > 1 || is_awaited(state, device)
+}
+
+/// The guest has closed the link, with a device on it.
+fn is_closed(state: &State) -> bool {
+    state.daemon.entries() > 0
+        && matches!(state.dirs.back_state(), XenbusState::Closing | XenbusState::Closed)
+}
+
+/// A link that was kept has lost an end since.
+fn is_unconnected(state: &State) -> bool {
+    state.daemon.entries() == 0 && state.dirs.back.is_some() && !is_connected(state)
 }
 
 /// A link is made anew only a while after its end: Linux would take it for the old one.
@@ -140,7 +175,9 @@ fn can_go_on(state: &State, device: Device) -> bool {
         Stage::Free => false,
         Stage::Ready => {
             let ready = state.ours.has_prepared(device) && !has_just_ended(state);
-            is_lost(state, device) || (ready && standing(state, device) != Standing::Busy)
+            let may = standing(state, device) != Standing::Busy && !is_closed(state);
+            let goes = state.ours.has_prepared(device) && is_unconnected(state);
+            is_lost(state, device) || goes || (ready && may)
         }
         Stage::Lent { waits } => {
             is_lost(state, device) || (waits && told(state, device).is_some())
@@ -149,10 +186,11 @@ fn can_go_on(state: &State, device: Device) -> bool {
             is_lost(state, device)
                 || !matches!(back, XenbusState::Reconfiguring | XenbusState::Reconfigured)
         }
-        Stage::Ending { tells } => {
+        Stage::Ending { early: true, .. } => returned[place],
+        Stage::Ending { tells, .. } => {
             returned[place]
                 && match tells {
-                    true => may_tell(state, back),
+                    true => may_tell(state, device, back),
                     false => !is_closing(state, device, back, front),
                 }
         }
@@ -172,9 +210,9 @@ fn told(state: &State, device: Device) -> Option<bool> {
 }
 
 /// A frontend that is on its way through another change would not see this one.
-fn may_tell(state: &State, back: XenbusState) -> bool {
+fn may_tell(state: &State, device: Device, back: XenbusState) -> bool {
     let changing = matches!(back, XenbusState::Reconfiguring | XenbusState::Reconfigured);
-    !state.guest.alive || state.daemon.entries() <= 1 || !changing
+    !state.guest.alive || !stays(state, device) || !changing
 }
 
 /// `is_guest_closing`
@@ -194,17 +232,18 @@ fn is_closing(
     if !state.guest.alive {
         return false;
     }
-    if state.daemon.entries() > 1 {
+    if stays(state, device) {
         // Its entry goes when the guest has let go, or nobody asks it to.
         let asks =
             state.dirs.entry(device).is_some_and(|e| e.state == XenbusState::Closing);
-        return asks
-            && matches!(
-                back,
-                XenbusState::Connected
-                    | XenbusState::Reconfiguring
-                    | XenbusState::Reconfigured
-            );
+        return match back {
+            XenbusState::Connected => asks,
+            // A link that is kept is Connected.
+            XenbusState::Reconfiguring | XenbusState::Reconfigured => {
+                asks || state.daemon.entries() <= 1
+            }
+            _ => false,
+        };
     }
     back == XenbusState::Closing && !nobody
 }
@@ -221,8 +260,8 @@ impl Blink {
                     Stage::Detaching if !can_go_on(state, device) => {
                         add(Will::May, Step::GivesUp(device));
                     }
-                    Stage::Ending { tells: true }
-                        if may_tell(state, state.dirs.back_state()) =>
+                    Stage::Ending { tells: true, .. }
+                        if may_tell(state, device, state.dirs.back_state()) =>
                     {
                         add(Will::May, Step::TellsEarly(device));
                     }
@@ -327,6 +366,7 @@ fn go_on(state: &mut State, device: Device) -> Result<(), Broken> {
     match state.daemon.loans[usize::from(device)] {
         Stage::Free => {}
         Stage::Ready if is_lost(state, device) => give_up(state, device),
+        Stage::Ready if is_unconnected(state) => remove_link(state),
         Stage::Ready => lend(state, device),
         Stage::Lent { .. } if is_lost(state, device) => end(state, device, true),
         Stage::Lent { .. } => match told(state, device) {
@@ -345,8 +385,12 @@ fn go_on(state: &mut State, device: Device) -> Result<(), Broken> {
             None => {}
         },
         Stage::Detaching => end(state, device, is_lost(state, device)),
-        Stage::Ending { tells: true } => tell_of_loss(state, device),
-        Stage::Ending { tells: false } => return finish(state, device),
+        // Once more, now that pcidom writes nothing any more.
+        Stage::Ending { early: true, closes, .. } => {
+            set(state, device, Stage::Ending { tells: true, closes, early: false });
+        }
+        Stage::Ending { tells: true, .. } => tell_of_loss(state, device),
+        Stage::Ending { tells: false, .. } => return finish(state, device),
         Stage::Closed => return remove(state, device),
     }
     Ok(())
@@ -354,12 +398,13 @@ fn go_on(state: &mut State, device: Device) -> Result<(), Broken> {
 
 /// `link::add`, and the order, in one transaction.
 fn lend(state: &mut State, device: Device) {
-    if state.daemon.entries() == 0 {
+    let connected = is_connected(state);
+    if state.daemon.entries() == 0 && !connected {
         state.dirs.make(&[device]);
         state.made_or_removed();
     } else if let Some(back) = &mut state.dirs.back {
         back.entries.push(Entry::new(device));
-        if back.state == XenbusState::Connected {
+        if connected {
             state.set_back(XenbusState::Reconfiguring);
         }
     }
@@ -374,12 +419,15 @@ fn order(state: &mut State, device: Device, order: Option<Order>) {
 }
 
 fn end(state: &mut State, device: Device, tells: bool) {
-    set(state, device, Stage::Ending { tells });
+    set(state, device, Stage::Ending { tells, closes: false, early: false });
     order(state, device, Some(Order::Ending));
 }
 
-/// Nothing was given yet.
+/// Nothing was given yet. A link that was kept for it goes.
 fn give_up(state: &mut State, device: Device) {
+    if state.daemon.entries() == 0 && !is_awaited(state, device) {
+        remove_link(state);
+    }
     set(state, device, Stage::Free);
     order(state, device, None);
 }
@@ -407,15 +455,32 @@ fn give_up_waiting(state: &mut State, device: Device) {
 
 /// `link::tell_of_loss`
 fn tell_of_loss(state: &mut State, device: Device) {
+    let keeps = is_awaited(state, device) && is_connected(state);
+    let closes = state.daemon.entries() <= 1 && !keeps;
     if state.guest.alive {
         match state.dirs.back_state() {
             XenbusState::Unknown => {}
-            _ if state.daemon.entries() <= 1 => state.set_back(XenbusState::Closing),
+            _ if closes => state.set_back(XenbusState::Closing),
+            _ if is_unexported(state, device) => {}
             XenbusState::Connected => ask_to_remove(state, device),
             _ => state.dirs.set_entry(device, XenbusState::Closing),
         }
     }
-    set(state, device, Stage::Ending { tells: false });
+    let early = !closes && !state.daemon.returned[usize::from(device)];
+    set(state, device, Stage::Ending { tells: false, closes, early });
+}
+
+/// pcidom could not export it, or has taken it off.
+fn is_unexported(state: &State, device: Device) -> bool {
+    state.dirs.entry(device).is_some_and(|entry| entry.state == XenbusState::Closed)
+}
+
+/// Both directories, if they are there.
+fn remove_link(state: &mut State) {
+    if state.dirs.back.is_some() || state.dirs.front.is_some() {
+        (state.dirs.front, state.dirs.back) = (None, None);
+        state.made_or_removed();
+    }
 }
 
 fn finish(state: &mut State, device: Device) -> Result<(), Broken> {
@@ -428,7 +493,7 @@ fn finish(state: &mut State, device: Device) -> Result<(), Broken> {
     remove(state, device)
 }
 
-/// Entry, order and record go; with the last entry, the link.
+/// Entry, order and record go; with the last entry, the link, unless it is kept.
 fn remove(state: &mut State, device: Device) -> Result<(), Broken> {
     let place = usize::from(device);
     let shown = state.ours.served[place].is_some();
@@ -436,9 +501,9 @@ fn remove(state: &mut State, device: Device) -> Result<(), Broken> {
         let text = format!("device {device}, {}", super::ends(state));
         return Err(Broken::new(FREE, text));
     }
-    if state.daemon.entries() <= 1 {
-        (state.dirs.front, state.dirs.back) = (None, None);
-        state.made_or_removed();
+    let keep = is_awaited(state, device) && is_connected(state);
+    if state.daemon.entries() <= 1 && !keep {
+        remove_link(state);
     } else if let Some(back) = &mut state.dirs.back {
         back.entries.retain(|entry| entry.device != device);
     }

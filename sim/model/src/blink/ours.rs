@@ -203,7 +203,14 @@ impl Blink {
                     ours.served[place] = None;
                     self.event(state, Event::Ended(address(device)))?;
                 }
-                drop_guest(state)
+                if state.daemon.orders.iter().all(Option::is_none) {
+                    return drop_guest(state);
+                }
+                if before.is_some() && !state.ours.known.iter().any(has_link) {
+                    // The link may have been kept.
+                    state.ours.push(Job::ReadBack);
+                }
+                Ok(())
             }
         }
     }
@@ -239,6 +246,9 @@ impl Blink {
             Job::ReadFront => Event::Front(front_keys(state)),
             Job::ReadBack => match &state.dirs.back {
                 Some(back) => Event::Back(BackEntries::parse(|key| back.get(key))),
+                None if !state.ours.known.iter().any(has_link) => {
+                    return drop_guest(state);
+                }
                 None => return Ok(()),
             },
         };
@@ -317,15 +327,13 @@ const fn has_link(order: &Option<Order>) -> bool {
     matches!(order, Some(Order::Lent | Order::Ending))
 }
 
-/// `drop_guest`, if no loan is left that has the link.
+/// `drop_guest`
 fn drop_guest(state: &mut State) -> Result<(), Broken> {
-    if !state.ours.known.iter().any(has_link) {
-        close(state)?;
-        let ours = &mut state.ours;
-        ours.link = None;
-        ours.queue.clear();
-        (ours.fired.front, ours.fired.back) = (false, false);
-    }
+    close(state)?;
+    let ours = &mut state.ours;
+    ours.link = None;
+    ours.queue.clear();
+    (ours.fired.front, ours.fired.back) = (false, false);
     Ok(())
 }
 

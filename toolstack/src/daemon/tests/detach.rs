@@ -1,4 +1,4 @@
-use super::bed::{BACK, Bed, FRONT, G, device};
+use super::bed::{BACK, Bed, FRONT, G, P, device};
 use crate::daemon::Stage;
 
 #[test]
@@ -112,4 +112,102 @@ fn a_detach_is_finished_by_the_next_daemon() {
     bed.guests_answer = true;
     bed.settle();
     bed.assert_clean();
+}
+
+/// Device 1 has been taken back while device 2 is being prepared for the same guest.
+fn kept() -> Bed {
+    let mut bed = Bed::lent();
+    bed.pcidom_serves = false;
+    bed.attach("g1", 2);
+    bed.detach("g1", 1, false);
+    bed.set("/local/domain/1/data/pcidom/loans/0", "gen=1 returned flr");
+    bed.settle();
+    assert_eq!(bed.done(), "");
+    assert_eq!(bed.get(&format!("{BACK}/num_devs")).as_deref(), Some("0"));
+    assert_eq!(bed.get(&format!("{BACK}/dev-0")), None);
+    assert_eq!(bed.get(&format!("{BACK}/state")).as_deref(), Some("4"));
+    assert_eq!(bed.get(&format!("{FRONT}/state")).as_deref(), Some("4"));
+    bed
+}
+
+#[test]
+fn a_link_is_kept_for_a_device_that_is_on_its_way_and_that_joins_it() {
+    let mut bed = kept();
+    bed.guests_answer = false;
+    bed.pcidom_serves = true;
+    bed.settle();
+    assert_eq!(bed.get(&format!("{BACK}/state")).as_deref(), Some("7"));
+    assert_eq!(bed.get(&format!("{BACK}/num_devs")).as_deref(), Some("1"));
+    assert_eq!(bed.get(&format!("{BACK}/state-0")).as_deref(), Some("1"));
+    bed.guests_answer = true;
+    bed.settle();
+    assert_eq!(bed.done(), "");
+    bed.detach("g1", 2, false);
+    bed.done();
+    bed.assert_clean();
+}
+
+#[test]
+fn a_link_that_was_kept_for_a_device_that_does_not_come_goes() {
+    let mut bed = kept();
+    bed.set("/local/domain/1/data/pcidom/loans/1", "gen=2 failed no reset works");
+    bed.settle();
+    assert!(bed.failed().contains("no reset works"));
+    bed.assert_clean();
+    // The daemon dies meanwhile: whoever asked for that device is gone.
+    let mut bed = kept();
+    bed.pcidom_serves = true;
+    bed.start();
+    bed.assert_clean();
+    // Or the guest.
+    let mut bed = kept();
+    bed.xen.domains.get_mut(&G).unwrap().dying = true;
+    bed.remove_home(G);
+    bed.pcidom_serves = true;
+    bed.settle();
+    assert!(bed.failed().contains("guest"));
+    bed.assert_clean();
+}
+
+#[test]
+fn a_link_that_was_kept_and_that_its_guest_has_closed_since_is_made_anew_after_a_pause() {
+    let mut bed = kept();
+    bed.set(&format!("{FRONT}/state"), "6");
+    bed.guests_answer = false;
+    bed.pcidom_serves = true;
+    bed.settle();
+    assert_eq!(bed.get(&format!("{BACK}/state")), None);
+    assert_eq!(bed.get(&format!("{FRONT}/state")), None);
+    assert!(!bed.lent_to(G, 2));
+    bed.guests_answer = true;
+    bed.pass(1);
+    assert_eq!(bed.done(), "");
+    assert!(bed.lent_to(G, 2));
+}
+
+#[test]
+fn a_link_that_was_kept_goes_though_its_pcidom_has_died() {
+    let mut bed = kept();
+
+    bed.xen.domains.get_mut(&P).unwrap().dying = true;
+    bed.remove_home(P);
+    bed.settle();
+    bed.failed();
+    assert_eq!(bed.get(&format!("{FRONT}/state")), None);
+    bed.assert_clean();
+}
+
+#[test]
+fn a_link_that_its_guest_was_told_to_close_is_not_kept() {
+    let mut bed = Bed::lent();
+    (bed.pcidom_serves, bed.guests_answer) = (false, false);
+    bed.detach("g1", 1, true);
+    bed.set("/local/domain/1/data/pcidom/loans/0", "gen=1 returned flr");
+    bed.settle();
+    assert_eq!(bed.get(&format!("{BACK}/state")).as_deref(), Some("5"));
+    bed.attach("g1", 2);
+    // What pcidom was about to write when it was told: it has not seen that yet.
+    bed.set(&format!("{BACK}/state"), "4");
+    bed.settle();
+    assert_eq!(bed.get(&format!("{BACK}/state")), None);
 }
