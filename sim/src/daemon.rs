@@ -137,6 +137,7 @@ impl DaemonProcess {
             bus: None,
             share_line: false,
             lax: false,
+            wait: None,
             pcidom: Some(pcidom.into()),
         })
     }

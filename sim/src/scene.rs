@@ -282,6 +282,7 @@ impl Scene {
             bus: bus.map(Bus),
             share_line: false,
             lax: false,
+            wait: None,
             pcidom: Some(PCIDOM.into()),
         };
         let asked = self.ask(|daemon| daemon.ask(verb));

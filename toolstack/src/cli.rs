@@ -25,6 +25,9 @@ pub(crate) enum Command {
         /// guest the same; without it, what extra= in pcidom's config says, or vpci.
         #[arg(long, value_name = "vpci|slot|passthrough")]
         bus: Option<BusPolicy>,
+        /// How long a running guest may take to connect before the attach is undone.
+        #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+        wait: u16,
         /// Name or domid of a PV guest.
         guest: String,
         /// PCI_SPEC_STRING: [DDDD:]BB:SS.F[@VSLOT][,key=value...]; with the key

@@ -31,11 +31,19 @@ fn complain(text: &str) {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Attach { share_line, bus, guest, spec, pcidom } => {
+        Command::Attach { share_line, bus, wait, guest, spec, pcidom } => {
             Ok(with_spec("attach", &spec, |Spec { device, slot, lax }| {
-                let (device, bus) = (Bdf(device), bus.map(Bus));
-                let verb =
-                    Verb::Attach { guest, device, slot, bus, share_line, lax, pcidom };
+                let (device, bus, wait) = (Bdf(device), bus.map(Bus), Some(wait));
+                let verb = Verb::Attach {
+                    guest,
+                    device,
+                    slot,
+                    bus,
+                    share_line,
+                    lax,
+                    wait,
+                    pcidom,
+                };
                 ask("attach", &verb)
             }))
         }

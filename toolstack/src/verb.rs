@@ -87,6 +87,9 @@ pub enum Verb {
         /// Lend it although it could only be made quiet, where no reset method works.
         #[serde(default)]
         lax: bool,
+        /// So many seconds a running guest may take to connect.
+        #[serde(default)]
+        wait: Option<u16>,
         /// Whose pool it is in; if none is named, the only one's.
         pcidom: Option<String>,
     },
@@ -292,6 +295,7 @@ mod tests {
             bus: Some(Bus(BusPolicy::Slot)),
             share_line: true,
             lax: true,
+            wait: Some(5),
             pcidom: Some("pcidom".into()),
         };
         let request = Request { version: VERSION, verb };

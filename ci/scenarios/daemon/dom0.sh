@@ -101,7 +101,7 @@ check "nothing is left of the link" not xenstore-exists "/local/domain/$(domid p
 step "a guest whose pcidom never connects"
 create_guest g2
 setpci -s "$disk0" COMMAND=2
-check "attach gives up and undoes it" says 'g2 did not' pcidomctl attach g2 "$disk0"
+check "attach gives up and undoes it" says 'g2 did not' pcidomctl attach --wait 5 g2 "$disk0"
 check "the device is free" device_is_free "$disk0"
 check "the guest lives" guest_run g2 20 true
 

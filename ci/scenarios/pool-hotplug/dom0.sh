@@ -36,20 +36,24 @@ node_is() {
 # directory_has BDF...: the entries of the backend's directory are these, in this order, each
 # exported in a place of its own, and nothing is behind them.
 directory_has() {
-    xenstore-ls "$(back_path)"
-    node_is frontend "$(frontend_path pcidom)" && node_is num_devs $# || return 1
-    entry=0
-    : > /tmp/places
-    for wanted in "$@"; do
-        node_is "dev-$entry" "$wanted" && node_is "state-$entry" 3 || return 1
-        xenstore-read "$(back_path)/vdev-$entry" >> /tmp/places || return 1
-        entry=$((entry + 1))
-    done
-    [ "$(grep -cE '^0000:00:[01][0-9a-f]\.0[0-7]$' /tmp/places)" -eq $# ] || return 1
-    [ "$(sort -u /tmp/places | wc -l)" -eq $# ] || return 1
-    for key in dev vdev state key; do
-        not xenstore-exists "$(back_path)/$key-$entry" || return 1
-    done
+    xenstore-ls "$(back_path)" > /tmp/directory
+    cat /tmp/directory
+    front=$(frontend_path pcidom)
+    awk -F '"' -v front="$front" -v wanted="$*" '
+        { split($1, name, " = "); value[name[1]] = $2 }
+        END {
+            count = split(wanted, device, " ")
+            if (value["frontend"] != front || value["num_devs"] != count) exit 1
+            for (n = 0; n < count; n++) {
+                place = value["vdev-" n]
+                if (value["dev-" n] != device[n + 1] || value["state-" n] != 3) exit 1
+                if (place !~ /^0000:00:[01][0-9a-f][.]0[0-7]$/ || place in taken) exit 1
+                taken[place]
+            }
+            if (("dev-" count) in value || ("vdev-" count) in value) exit 1
+            if (("state-" count) in value || ("key-" count) in value) exit 1
+        }
+    ' /tmp/directory
 }
 
 directories_are_gone() {

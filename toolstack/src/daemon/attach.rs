@@ -1,5 +1,7 @@
 //! Lending a device: checks, preparation by pcidom, rights, link.
 
+use std::time::Duration;
+
 use pcidom_loan::{LoanId, MAX_LOANS, Outcome, Phase, ResetTerms};
 use pcidom_pci::Sbdf;
 use pcidom_xenbus::{DomId, XenbusState};
@@ -45,6 +47,8 @@ pub(super) struct Exceptions {
     pub(super) share_line: bool,
     /// Being quiet instead of being reset.
     pub(super) lax: bool,
+    /// So many seconds for the guest to connect.
+    pub(super) wait: Option<u16>,
 }
 
 impl Daemon {
@@ -55,7 +59,7 @@ impl Daemon {
         client: Client,
         (guest, device, pcidom): (&str, Sbdf, Option<&str>),
         place: Place,
-        Exceptions { share_line, lax }: Exceptions,
+        Exceptions { share_line, lax, wait }: Exceptions,
     ) -> Result<(), Failure> {
         if let Some(refusal) = self.protection.refusal() {
             return Err(refused(refusal));
@@ -92,6 +96,8 @@ impl Daemon {
         self.generation = generation;
         let mut loan = Loan::new(id, record);
         loan.facts = Some(facts);
+        loan.connect_wait =
+            wait.map_or(CONNECT_DEADLINE, |wait| Duration::from_secs(wait.into()));
         loan.reach = terms.reach;
         loan.no_port = terms.no_port;
         loan.waiter = Some(Waiter::Attach(client));
@@ -230,7 +236,7 @@ impl Daemon {
                     log::info!("{}: pcidom is ready, reset: {method}", loan.title(id));
                     loan.ready = true;
                     freed = std::mem::take(&mut loan.reach);
-                    loan.deadline = Some(env.now.after(CONNECT_DEADLINE));
+                    loan.deadline = Some(env.now.after(loan.connect_wait));
                 }
                 Some(Outcome::Failed(reason)) => {
                     let addition = loan.no_port.as_ref().map(NoPort::addition);
@@ -333,7 +339,7 @@ impl Daemon {
         if let Some(loan) = self.loans.get_mut(&id) {
             loan.record = record;
             loan.lent_at = env.now;
-            loan.deadline = loan.waiter.map(|_| env.now.after(CONNECT_DEADLINE));
+            loan.deadline = loan.waiter.map(|_| env.now.after(loan.connect_wait));
             log::info!("{}: lent", loan.title(id));
         }
         self.watch_link(env, ends, true)
@@ -365,8 +371,8 @@ impl Daemon {
         let done = |text: String| Ok(Some(Reply::Done { text }));
         let front = state(env.store, &paths::front(record.guest()))?;
         let paused = env.xen.domain(record.guest())?.is_some_and(|info| info.paused);
-        let late = loan.lent_at.after(CONNECT_DEADLINE);
-        let seconds = CONNECT_DEADLINE.as_secs();
+        let late = loan.lent_at.after(loan.connect_wait);
+        let seconds = loan.connect_wait.as_secs();
         let not_yet = |why| format!("{device} is lent, but {guest} {why}");
         let outcome = match (state(env.store, &back)?, exported, front) {
             (XenbusState::Connected, XenbusState::Initialised, _) => done(String::new()),

@@ -74,6 +74,8 @@ pub(super) struct Loan {
     pub(super) ready: bool,
     /// When it became lent, for the deadlines of whoever waits.
     pub(super) lent_at: Instant,
+    /// How long the guest may take to connect.
+    pub(super) connect_wait: Duration,
     /// Until when its guest may let go although it must: pcidom shuts down, or is gone.
     pub(super) patience: Option<Instant>,
     /// When a guest that lost the device is told at the latest; none if it knows.
@@ -103,6 +105,7 @@ impl Loan {
             waiter: None,
             ready: false,
             lent_at: Instant::default(),
+            connect_wait: CONNECT_DEADLINE,
             patience: None,
             tell_guest_at: None,
             told_early: false,

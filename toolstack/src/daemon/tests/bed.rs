@@ -216,6 +216,7 @@ impl Bed {
             bus: None,
             share_line: false,
             lax: false,
+            wait: None,
             pcidom: None,
         })
     }

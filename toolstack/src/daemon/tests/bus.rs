@@ -15,6 +15,7 @@ fn attach(guest: &str, number: u8, slot: Option<u8>, bus: Option<BusPolicy>) -> 
         bus: bus.map(Bus),
         share_line: false,
         lax: false,
+        wait: None,
         pcidom: None,
     }
 }

@@ -62,6 +62,7 @@ pub(super) fn attach(guest: &str, number: u8, pcidom: Option<&str>) -> Verb {
         bus: None,
         share_line: false,
         lax: false,
+        wait: None,
         pcidom: pcidom.map(Into::into),
     }
 }
@@ -283,5 +284,22 @@ fn a_running_guest_that_never_connects_is_undone() {
     assert!(text.contains("xen-pcifront") && text.contains("xl console g1"), "{text}");
     assert_eq!(bed.get(&format!("{FRONT}/state")), None);
     assert_same(&before, &everything(&mut bed), &text);
+    bed.assert_clean();
+}
+
+#[test]
+fn a_person_says_how_long_a_guest_may_take() {
+    let mut bed = Bed::new();
+    bed.guests_answer = false;
+    let mut verb = attach("g1", 1, None);
+    if let Verb::Attach { wait, .. } = &mut verb {
+        *wait = Some(5);
+    }
+    bed.ask(&verb);
+    bed.pass(4);
+    assert_eq!(bed.daemon.next_reply(), None);
+    bed.pass(1);
+    let text = bed.failed();
+    assert!(text.contains("g1 did not connect in 5 s"), "{text}");
     bed.assert_clean();
 }

@@ -33,6 +33,7 @@ fn attach(bed: &mut Bed, guest: &str, number: u8, share_line: bool) -> Reply {
         bus: None,
         share_line,
         lax: false,
+        wait: None,
         pcidom: None,
     });
     bed.reply()

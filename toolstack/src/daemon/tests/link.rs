@@ -13,6 +13,7 @@ fn attach(bed: &mut Bed, number: u8) {
         bus: None,
         share_line: false,
         lax: false,
+        wait: None,
         pcidom: None,
     });
 }

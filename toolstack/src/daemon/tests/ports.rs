@@ -308,6 +308,7 @@ fn no_strict_reset_goes_with_every_order_and_survives_the_daemon() {
         bus: None,
         share_line: false,
         lax: true,
+        wait: None,
         pcidom: None,
     });
     let lax = ResetTerms { lax: true, ..ResetTerms::default() };

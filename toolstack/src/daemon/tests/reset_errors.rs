@@ -22,6 +22,7 @@ fn attach_port() -> Verb {
         bus: None,
         share_line: false,
         lax: true,
+        wait: None,
         pcidom: None,
     }
 }
