@@ -5,7 +5,8 @@ agrees() {
     agrees_guest=$1
     shift
     guest_must "$agrees_guest" 40 "wait_until 30 has_devices $#"
-    check "XenStore: $agrees_guest has $#: $*" nodes_agree "$agrees_guest" "$@"
+    # The guest has a device a little before it says so.
+    wait_for "XenStore: $agrees_guest has $#: $*" 10 nodes_agree "$agrees_guest" "$@"
     xen_debug_keys Q
     for device in "$@"; do
         check "Xen: $device is $agrees_guest's" owner_in_keys "$device" "$(domid "$agrees_guest")"

@@ -2,7 +2,8 @@
 # the simulated host can force, are listed in sim/tests/pool_hotplug.rs.
 
 back_path() { echo "/local/domain/0/backend/pci/$(domid pcidom)/0"; }
-dom0_has_backend() { [ -e "/sys/bus/xen-backend/devices/pci-$(domid pcidom)-0" ]; }
+# The device itself: its entry in the bus's list goes before its driver has said its last word.
+dom0_has_backend() { ls -d "/sys/devices/pci-$(domid pcidom)-0" "/sys/devices/xen-backend/pci-$(domid pcidom)-0" 2> /dev/null | grep .; }
 
 # ---- what must be true ----
 

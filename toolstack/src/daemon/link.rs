@@ -247,7 +247,11 @@ impl Daemon {
         }
         let back = state(env.store, &paths::back(record.pcidom(), record.guest()))?;
         let paused = env.xen.domain(record.guest())?.is_some_and(|info| info.paused);
-        Ok(!paused && matches!(back, XenbusState::Closing | XenbusState::Closed))
+        // pcidom offers the link again at once if only the driver went.
+        let front = state(env.store, &paths::front(record.guest()))?;
+        let closed = front == XenbusState::Closed
+            || matches!(back, XenbusState::Closing | XenbusState::Closed);
+        Ok(!paused && closed)
     }
 
     /// Whether another device is on its way to this one's link. Then that is not taken away

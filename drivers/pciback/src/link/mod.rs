@@ -24,7 +24,9 @@
 //! 8. The toolstack has set Reconfiguring once more.
 //! 9. The front is Connected. Connected.
 //! 10. The front is Closing: disconnect, Closing. Or the toolstack wants it closed.
-//! 11. The front is Closed: disconnect, Closed.
+//! 11. The front is Closed: disconnect, Closed; but while devices are lent, and nobody has asked
+//!     it to close, InitWait at once (12): its driver was unloaded, and Linux's, loaded again,
+//!     would close for good if it found us Closed.
 //! 12. The front is Initialising again, or Initialised with other keys; or the back
 //!     directory has been made anew: disconnect, InitWait, and from there as before.
 //!
@@ -240,6 +242,12 @@ impl Link {
             (Absent | Closed, Front::Closing | Front::Closed) => Vec::new(),
             (Closing, Front::Closing) => self.disconnect(),
             (_, Front::Closing) => self.close(Closing, XenbusState::Closing),
+            (Waiting | Ready, Front::Closed) => Vec::new(),
+            (Connecting | Connected | Reconfiguring | Reconfigured, Front::Closed)
+                if !self.lent.is_empty() =>
+            {
+                self.restart()
+            }
             (_, Front::Closed) => self.close(Closed, XenbusState::Closed),
             (Absent | Waiting | Connecting, _) => Vec::new(),
             (Ready, Front::Initialised) => self.connect(keys),

@@ -38,9 +38,13 @@ pub(super) fn at_rest(state: &State) -> Result<(), Broken> {
         };
     };
     let closed = guest.has_closed();
-    let expected = match closed {
-        true => (XenbusState::Closed, XenbusState::Closed, Phase::Closed),
-        false => (XenbusState::Connected, XenbusState::Connected, Phase::Connected),
+    let expected = match (closed, dirs.back_state()) {
+        // It can come back at any time, and finds what is lent.
+        (true, XenbusState::Initialised) => {
+            (XenbusState::Closed, XenbusState::Initialised, Phase::Ready)
+        }
+        (true, _) => (XenbusState::Closed, XenbusState::Closed, Phase::Closed),
+        (false, _) => (XenbusState::Connected, XenbusState::Connected, Phase::Connected),
     };
     let page = if closed { None } else { guest.open };
     if (dirs.front_state(), dirs.back_state(), link.phase()) != expected

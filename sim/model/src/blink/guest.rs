@@ -81,6 +81,9 @@ pub enum Step {
     Writes,
     /// Goes on coming back.
     Resets,
+    /// Loads its driver again, once we have seen that it was gone and offer the link again.
+    /// Linux's does not tell a link that is offered from one that is left over.
+    Loads,
     /// Is destroyed.
     Dies,
     /// Closes its end, as `rmmod` or MiniOS do.
@@ -112,6 +115,10 @@ impl Blink {
             let will = if reset == Reset::Closed { Will::May } else { Will::Must };
             if ready || own == XenbusState::Unknown {
                 add(will, Step::Resets);
+            }
+            let offered = back == XenbusState::Initialised && state.ours.has_seen_all();
+            if reset == Reset::Closed && offered {
+                add(Will::May, Step::Loads);
             }
         } else {
             if guest.fired.bus {
@@ -186,6 +193,10 @@ pub(super) fn step(state: &mut State, step: Step) -> Result<(), Broken> {
                 Some((_, to)) => switch(state, to),
                 None => guest.fired.bus = true,
             }
+        }
+        Step::Loads => {
+            guest.reset = None;
+            probe(state);
         }
         Step::Dies => {
             state.faults += 1;

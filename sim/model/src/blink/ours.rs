@@ -103,6 +103,11 @@ pub(super) fn steps(state: &State, to: &mut Vec<(Will, super::Step)>) {
 }
 
 impl Ours {
+    /// Nothing has happened that we have not read and answered yet.
+    pub(super) fn has_seen_all(&self) -> bool {
+        !self.fired.front && !self.fired.back && self.queue.is_empty()
+    }
+
     /// The first in the queue is with XenStore already.
     fn push(&mut self, job: Job) {
         let mut waits = self.queue.iter().skip(1);
