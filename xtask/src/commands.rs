@@ -2,7 +2,7 @@
 
 use crate::bed::{Bed, Options, scenario::Scenario, suite::Suite, verdict::Verdict};
 use crate::{
-    bench, demo, dist, host_tests, packages, progress, soak, workspace::Workspace,
+    bench, demo, dist, host_tests, packages, policy, progress, soak, workspace::Workspace,
 };
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
@@ -64,6 +64,8 @@ enum Command {
         #[arg(long)]
         no_build: bool,
     },
+    /// Show what the register table makes of a device's config space.
+    Policy(policy::Wish),
     /// Work with the bed directly.
     Bed {
         #[command(subcommand)]
@@ -142,6 +144,7 @@ impl Cli {
                 let wish = soak::Wish { minutes, rounds, seed, no_build };
                 soak::run(&workspace, &suite.suite, wish)
             }
+            Command::Policy(wish) => policy::run(&workspace, &wish).map(|()| true),
             Command::Bed { command } => command.run(&workspace),
             Command::Clean => {
                 workspace.remove_bed()?;

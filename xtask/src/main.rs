@@ -7,6 +7,7 @@ mod demo;
 mod dist;
 mod host_tests;
 mod packages;
+mod policy;
 mod process;
 mod progress;
 mod soak;

@@ -25,6 +25,7 @@
 extern crate alloc;
 
 mod bus;
+mod exceptions;
 mod lease;
 mod order;
 mod text;
@@ -34,6 +35,7 @@ use core::fmt;
 use pcidom_pci::Sbdf;
 
 pub use bus::{BusPolicy, NoSuchPolicy};
+pub use exceptions::{Allowed, Exceptions, MAX_ALLOWED};
 pub use lease::{
     LeaseAnswer, LeaseAsk, LeaseRefusal, LeaseRequest, MAX_VECTORS, repeated,
 };

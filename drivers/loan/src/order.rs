@@ -7,6 +7,7 @@ use core::str::FromStr;
 use pcidom_pci::Sbdf;
 use pcidom_pci::reset::Method;
 
+use crate::exceptions::Exceptions;
 use crate::text::{Fields, MAX_TEXT, ParseError, decimal};
 use crate::{BusPolicy, Generation};
 
@@ -72,13 +73,15 @@ pub struct LoanOrder {
     pub line: bool,
     /// How to reset it.
     pub reset: ResetTerms,
+    /// What its guest may write beyond the register table.
+    pub exceptions: Exceptions,
 }
 
 impl fmt::Display for LoanOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let phase = Phase::ALL.into_iter().find(|(phase, _)| *phase == self.phase);
         let phase = phase.map_or("", |(_, word)| word);
-        let Self { generation, guest, device, slot, bus, line, reset, .. } = self;
+        let Self { generation, guest, device, slot, bus, line, reset, exceptions, .. } = self;
         write!(f, "gen={generation} phase={phase} guest={guest} dev={device}")?;
         slot.map_or(Ok(()), |slot| write!(f, " vslot={slot}"))?;
         if *bus != BusPolicy::default() {
@@ -92,7 +95,8 @@ impl fmt::Display for LoanOrder {
         }
         reset.method.map_or(Ok(()), |method| write!(f, " method={}", method.word()))?;
         f.write_str(if reset.lax { " lax" } else { "" })?;
-        f.write_str(if reset.force { " force" } else { "" })
+        f.write_str(if reset.force { " force" } else { "" })?;
+        write!(f, "{exceptions}")
     }
 }
 
@@ -109,7 +113,9 @@ impl FromStr for LoanOrder {
         let device = fields.value("dev")?;
         let (slot, line, reset) = (None, true, ResetTerms::default());
         let bus = BusPolicy::default();
-        let mut order = Self { generation, phase, guest, device, slot, bus, line, reset };
+        let exceptions = Exceptions::default();
+        let mut order =
+            Self { generation, phase, guest, device, slot, bus, line, reset, exceptions };
         let mut last = 0;
         while let Ok(word) = fields.word("option") {
             let place = order.option(word).ok_or(ParseError::Field("option"))?;
@@ -159,6 +165,15 @@ impl LoanOrder {
             (None, "force") => {
                 self.reset.force = true;
                 Some(8)
+            }
+            // 8 is taken.
+            (None, "permissive") => {
+                self.exceptions.permissive = true;
+                Some(9)
+            }
+            (Some(("allow", list)), _) => {
+                self.exceptions.parse_allowed(list)?;
+                Some(10)
             }
             _ => None,
         }
@@ -228,8 +243,9 @@ impl FromStr for LoanReport {
 #[cfg(test)]
 mod tests {
     use super::{LoanOrder, LoanReport, Outcome, Phase, ResetTerms};
-    use crate::{BusPolicy, Generation, MAX_TEXT};
+    use crate::{Allowed, BusPolicy, Exceptions, Generation, MAX_ALLOWED, MAX_TEXT};
     use pcidom_pci::reset::Method;
+    use pcidom_pci::{Register, Width};
 
     #[test]
     fn orders_come_back_as_they_were_written() {
@@ -243,6 +259,7 @@ mod tests {
             bus: BusPolicy::Vpci,
             line: true,
             reset: ResetTerms::default(),
+            exceptions: Exceptions::default(),
         };
         let terms = ResetTerms {
             port: Some("0000:00:1c.4".parse().unwrap()),
@@ -280,6 +297,29 @@ mod tests {
     }
 
     #[test]
+    fn exceptions_come_back_as_they_were_written_and_fit_a_message() {
+        let text = "gen=7 phase=lent guest=3 dev=0000:01:00.0 line=none lax";
+        let plain: LoanOrder = text.parse().unwrap();
+        assert_eq!(plain.exceptions, Exceptions::default());
+        let mut exceptions = Exceptions::default();
+        exceptions.permissive = true;
+        let last = Register::new(0xffc, Width::Dword).unwrap();
+        let control = Register::new(0x88, Width::Word).unwrap();
+        assert!(exceptions.allow(Allowed::new(control, 0x7000).unwrap()));
+        while exceptions.allow(Allowed::new(last, u32::MAX).unwrap()) {}
+        assert_eq!(exceptions.allowed().count(), MAX_ALLOWED);
+        let order = LoanOrder { exceptions, ..plain };
+        let written = order.to_string();
+        assert_eq!(written.parse(), Ok(order));
+        let start = format!("{text} permissive allow=88+2:7000,ffc+4:ffffffff,");
+        assert!(written.starts_with(&start), "{written}");
+        assert!(written.len() + 100 < MAX_TEXT);
+        assert!(format!("{written},44+1:1").parse::<LoanOrder>().is_err());
+        assert_eq!(Allowed::new(control, 0), None);
+        assert_eq!(Allowed::new(control, 0x1_0000), None);
+    }
+
+    #[test]
     fn bad_orders_are_refused() {
         for text in [
             "",
@@ -296,6 +336,19 @@ mod tests {
             "gen=1 phase=lent guest=1 dev=0000:01:00.0 force lax",
             "gen=1 phase=lent guest=1 dev=0000:01:00.0 bus=isa",
             "gen=1 phase=lent guest=1 dev=0000:01:00.0 bus=slot vslot=3",
+            "gen=1 phase=lent guest=1 dev=0000:01:00.0 permissive=1",
+            "gen=1 phase=lent guest=1 dev=0000:01:00.0 permissive permissive",
+            "gen=1 phase=lent guest=1 dev=0000:01:00.0 allow=88+2:7000 permissive",
+            "gen=1 phase=lent guest=1 dev=0000:01:00.0 allow=",
+            "gen=1 phase=lent guest=1 dev=0000:01:00.0 allow=88+2:7000,",
+            "gen=1 phase=lent guest=1 dev=0000:01:00.0 allow=88+2",
+            "gen=1 phase=lent guest=1 dev=0000:01:00.0 allow=88+2:0",
+            "gen=1 phase=lent guest=1 dev=0000:01:00.0 allow=88+2:10000",
+            "gen=1 phase=lent guest=1 dev=0000:01:00.0 allow=88+3:1",
+            "gen=1 phase=lent guest=1 dev=0000:01:00.0 allow=89+2:1",
+            "gen=1 phase=lent guest=1 dev=0000:01:00.0 allow=1000+4:1",
+            "gen=1 phase=lent guest=1 dev=0000:01:00.0 allow=10088+2:1",
+            "gen=1 phase=lent guest=1 dev=0000:01:00.0 allow=88+2:7000 allow=90+2:1",
             "gen=-1 phase=lent guest=1 dev=0000:01:00.0",
         ] {
             assert!(text.parse::<LoanOrder>().is_err(), "{text}");

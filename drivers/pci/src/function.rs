@@ -69,8 +69,6 @@ pub struct Function {
 /// A register that is read-only by its specification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Constant {
-    /// Name for people.
-    pub name: &'static str,
     /// Where it is.
     pub register: Register,
     /// What was read there.

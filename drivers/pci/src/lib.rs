@@ -2,7 +2,7 @@
 //!
 //! * [`address`]: names of functions, and [`access`]: what can be asked of one.
 //! * [`regs`]: the registers by the names of the specifications.
-//! * [`scan`](mod@scan): learn what a function is, as a [`Function`].
+//! * [`scan`](mod@scan): learn what a function is, as a [`Function`]; [`dump`]: from a file.
 //! * [`reset`]: make it quiet, or reset it.
 //! * `fake`: a function and dom0's backend in front of it, for tests (feature `fake`).
 //!
@@ -14,6 +14,7 @@ extern crate alloc;
 
 pub mod access;
 pub mod address;
+pub mod dump;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod function;

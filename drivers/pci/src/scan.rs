@@ -130,15 +130,9 @@ const fn halves(word: u32) -> (u16, u16) {
 }
 
 /// Records a register that can't change.
-fn record(
-    function: &mut Function,
-    name: &'static str,
-    offset: u16,
-    width: Width,
-    value: u32,
-) {
+fn record(function: &mut Function, offset: u16, width: Width, value: u32) {
     if let Some(register) = Register::new(offset, width) {
-        function.constants.push(Constant { name, register, value });
+        function.constants.push(Constant { register, value });
     }
 }
 
@@ -146,11 +140,11 @@ fn record(
 async fn record_all(
     config: &Config,
     function: &mut Function,
-    registers: &[(&'static str, u16)],
+    registers: &[u16],
 ) -> Result<(), AccessError> {
-    for (name, offset) in registers {
+    for offset in registers {
         let value = config.read32(*offset).await?;
-        record(function, name, *offset, Width::Dword, value);
+        record(function, *offset, Width::Dword, value);
     }
     Ok(())
 }
@@ -160,15 +154,14 @@ async fn header_constants(
     config: &Config,
     function: &mut Function,
 ) -> Result<(), AccessError> {
-    let dwords = [("CIS", header::CIS), ("reserved", header::RESERVED)];
-    record_all(config, function, &dwords).await?;
+    record_all(config, function, &[header::CIS, header::RESERVED]).await?;
     let grant = config.read16(header::MIN_GRANT).await?;
-    record(function, "grant and latency", header::MIN_GRANT, Width::Word, grant.into());
+    record(function, header::MIN_GRANT, Width::Word, grant.into());
     // Behind the Capabilities Pointer, which has a rule of its own.
     let [_, byte, word @ ..] = config.read32(header::CAPABILITIES).await?.to_le_bytes();
     let word = u16::from_le_bytes(word);
-    record(function, "reserved", header::CAPABILITIES + 1, Width::Byte, byte.into());
-    record(function, "reserved", header::CAPABILITIES + 2, Width::Word, word.into());
+    record(function, header::CAPABILITIES + 1, Width::Byte, byte.into());
+    record(function, header::CAPABILITIES + 2, Width::Word, word.into());
     Ok(())
 }
 
@@ -269,7 +262,7 @@ async fn walk_capabilities(
             function.list_cut_at = Some(offset);
             return Ok(());
         }
-        record(function, "capability header", offset, Width::Word, start.into());
+        record(function, offset, Width::Word, start.into());
         function.capabilities.push(Capability { id, offset });
         parse_capability(config, function, id, offset).await?;
         pointer = next;
@@ -328,7 +321,7 @@ async fn parse_capability(
             let [flags, _] = word.to_le_bytes();
             let at = offset + pcie::DEVICE_CAPABILITIES;
             let abilities = config.read32(at).await?;
-            record(function, "device capabilities", at, Width::Dword, abilities);
+            record(function, at, Width::Dword, abilities);
             let (version, port_type) = (flags & 0xf, flags >> 4);
             let flr = abilities & pcie::FLR_CAPABLE != 0;
             let control = config.read16(offset + pcie::DEVICE_CONTROL).await?;
@@ -343,10 +336,10 @@ async fn parse_capability(
                 slot = (abilities & pcie::HOT_PLUG_CAPABLE != 0).then_some(control);
             }
             function.pcie = Some(Pcie { offset, version, port_type, flr, control, slot });
-            let link = ("link capabilities", offset + pcie::LINK_CAPABILITIES);
+            let link = offset + pcie::LINK_CAPABILITIES;
             let second = [
-                ("device capabilities 2", offset + pcie::DEVICE_CAPABILITIES_2),
-                ("link capabilities 2", offset + pcie::LINK_CAPABILITIES_2),
+                offset + pcie::DEVICE_CAPABILITIES_2,
+                offset + pcie::LINK_CAPABILITIES_2,
             ];
             // Version 2 has all registers; before, those of a link could be left out.
             let all = version >= 2 && fits(pcie::LENGTH);
@@ -362,7 +355,7 @@ async fn parse_capability(
         capability::AF if function.af.is_none() && fits(af::LENGTH) => {
             let word = config.read16(offset + af::LENGTH_FIELD).await?;
             let at = offset + af::LENGTH_FIELD;
-            record(function, "AF capabilities", at, Width::Word, word.into());
+            record(function, at, Width::Word, word.into());
             let [_, abilities] = word.to_le_bytes();
             let flr = abilities & af::HAS_FLR != 0;
             let pending = abilities & af::HAS_PENDING != 0;
@@ -389,7 +382,7 @@ async fn walk_extended(
     };
     function.space = EXTENDED_SPACE;
     for _ in 0..MAX_EXTENDED_CAPABILITIES {
-        record(function, "extended header", offset, Width::Dword, word);
+        record(function, offset, Width::Dword, word);
         if word == 0 {
             return Ok(());
         }

@@ -9,7 +9,7 @@ use pcidom_xenbus::pciif::OpError;
 
 use crate::ask::Hands;
 use crate::interrupt::{Holding, Kind, LeaseError, Leases, Trouble, check};
-use crate::policy::Plan;
+use crate::policy::{Plan, Step};
 
 /// What a guest is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,14 +38,29 @@ pub(crate) async fn config(hands: Hands, access: Access) -> Outcome {
                 Err(error) => Outcome::Failed(op_error(error)),
             }
         }
-        (Plan::Write(accesses), _) => {
-            for access in accesses {
-                if let Err(error) = hands.access(access).await {
+        (Plan::Write(steps), _) => {
+            for step in steps {
+                if let Err(error) = take(&hands, step).await {
                     return Outcome::Failed(op_error(error));
                 }
             }
             Outcome::Written
         }
+    }
+}
+
+/// One step of a write.
+async fn take(hands: &Hands, step: Step) -> Result<(), AccessError> {
+    let access = match step {
+        Step::Write(register, value) => Some(Access::Write(register, value)),
+        Step::Merge(merge) => {
+            let old = hands.access(Access::Read(merge.register)).await?;
+            hands.function.with(|f| f.merge(&merge, old))
+        }
+    };
+    match access {
+        Some(access) => hands.access(access).await.map(drop),
+        None => Ok(()),
     }
 }
 

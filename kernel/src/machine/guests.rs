@@ -276,14 +276,15 @@ impl<P: Platform> Machine<P> {
                     return;
                 };
                 let mut loans = self.loans.values();
-                let line = loans.any(|loan| {
-                    loan.is_with(id)
-                        && (loan.order.device, loan.order.line) == (device, true)
-                });
-                let function = match line {
+                let order = loans
+                    .find(|loan| loan.is_with(id) && loan.order.device == device)
+                    .map(|loan| loan.order);
+                let function = match order.is_some_and(|order| order.line) {
                     true => VirtualFunction::new(function),
                     false => VirtualFunction::without_line(function),
                 };
+                let exceptions = order.map(|order| order.exceptions);
+                let function = function.with(&exceptions.unwrap_or_default());
                 log::info!("domain {id}: {device} appears as {at}");
                 self.serve(id, platform, |server, _, _, _| {
                     server.add(at, function);

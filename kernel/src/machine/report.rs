@@ -20,15 +20,14 @@ use super::guests::Guest;
 use super::jobs;
 use crate::platform::{HeapUse, Platform};
 
-/// Denied writes by register: name or offset, how often, and the last value.
+/// Denied writes by register, as `NAME@OFFSET+BYTES=VALUE*COUNT` in hexadecimal but for the
+/// count: the last value, and how often. The daemon makes sentences of it.
 fn denied(dropped: &Dropped) -> String {
     let mut text = String::new();
     for write in dropped.writes() {
-        let (count, last) = (write.count, write.last);
-        match write.name {
-            Some(name) => text += &format!(" {name}={last:#x}*{count}"),
-            None => text += &format!(" {:#05x}={last:#x}*{count}", write.offset),
-        }
+        let (name, count, last) = (write.name, write.count, write.last);
+        let (offset, bytes) = (write.register.offset(), write.register.width().bytes());
+        text += &format!(" {name}@{offset:x}+{bytes}={last:x}*{count}");
     }
     if dropped.others() > 0 {
         text += &format!(" others*{}", dropped.others());

@@ -14,7 +14,7 @@
 
 use std::fmt;
 
-use pcidom_loan::{LoanId, LoanOrder, Phase, ResetTerms};
+use pcidom_loan::{Exceptions, LoanId, LoanOrder, Phase, ResetTerms};
 use pcidom_xenbus::DomId;
 use serde::{Deserialize, Serialize};
 
@@ -159,6 +159,7 @@ impl Record {
             bus: self.bus.0,
             line: self.line,
             reset,
+            exceptions: Exceptions::default(),
         };
         nodes.write(&paths::order(self.pcidom(), loan), &order.to_string())
     }

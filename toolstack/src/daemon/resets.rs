@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use pcidom_loan::{BusPolicy, Generation, LoanId, LoanOrder, Outcome, Phase, ResetTerms};
+use pcidom_loan::{
+    BusPolicy, Exceptions, Generation, LoanId, LoanOrder, Outcome, Phase, ResetTerms,
+};
 use pcidom_pci::Sbdf;
 use pcidom_script::Instant;
 use pcidom_xenbus::DomId;
@@ -71,7 +73,7 @@ impl Reset {
     }
 
     /// What pcidom is told: a loan to nobody, or to whoever has the device.
-    pub(super) const fn order(&self, guest: DomId, reset: ResetTerms) -> LoanOrder {
+    pub(super) fn order(&self, guest: DomId, reset: ResetTerms) -> LoanOrder {
         LoanOrder {
             generation: Generation(self.generation),
             phase: Phase::Reset,
@@ -81,6 +83,7 @@ impl Reset {
             bus: BusPolicy::Vpci,
             line: true,
             reset,
+            exceptions: Exceptions::default(),
         }
     }
 

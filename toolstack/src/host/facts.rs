@@ -11,6 +11,7 @@ use super::{HostError, Quirk, RawDevice};
 const COMMAND: usize = 0x04;
 const COMMAND_MASTER: u16 = 1 << 2;
 const STATUS: usize = 0x06;
+const STATUS_REGISTER: u16 = 0x06;
 const STATUS_CAPABILITIES: u16 = 1 << 4;
 const HEADER_TYPE: usize = 0x0e;
 const HEADER_KIND: u8 = 0x7f;
@@ -23,6 +24,7 @@ const CAP_EXPRESS: u8 = 0x10;
 const CAP_MSIX: u8 = 0x11;
 const CAP_AF: u8 = 0x13;
 const DEVICE_CONTROL: u16 = 8;
+const DEVICE_STATUS: u16 = 10;
 /// Slot Implemented, in the PCI Express Capabilities register at 2.
 const SLOT_IMPLEMENTED: u16 = 1 << 8;
 const SLOT_CAPABILITIES: usize = 0x14;
@@ -284,11 +286,13 @@ fn msix_table(config: &[u8], at: u16, bars: &[Bar]) -> Result<MsixTable, HostErr
 }
 
 /// What a function's own reset methods need: Device Control, for FLR and to restore it, and
-/// AF Control where that has one. (The power state is always let through.)
+/// AF Control where that has one. (The power state is always let through.) And what pcidom's
+/// table lets a guest do: clear the error bits of both status registers.
 fn own_registers(config: &[u8]) -> Vec<Quirk> {
-    let mut quirks = Vec::new();
+    let mut quirks = vec![Quirk { offset: STATUS_REGISTER, bytes: 2 }];
     if let Some(express) = capability(config, CAP_EXPRESS) {
         quirks.push(Quirk { offset: express + DEVICE_CONTROL, bytes: 2 });
+        quirks.push(Quirk { offset: express + DEVICE_STATUS, bytes: 2 });
     }
     if let Some(advanced) = capability(config, CAP_AF)
         && byte(config, usize::from(advanced) + AF_CAPABILITIES)
@@ -330,7 +334,8 @@ mod tests {
         assert_eq!((bar.first_page(), bar.pages()), (0xfe600, 4));
         let table = MsixTable { entries: 65, bar_base: 0xfe60_0000 };
         assert_eq!(facts.msix, Some((0x40, table)));
-        assert_eq!(facts.quirks, [Quirk { offset: 0x88, bytes: 2 }]);
+        let two = |offset| Quirk { offset, bytes: 2 };
+        assert_eq!(facts.quirks, [two(0x06), two(0x88), two(0x8a)]);
         assert_eq!(facts.unquiet(&raw), None);
     }
 
@@ -342,7 +347,8 @@ mod tests {
             raw.config[0x81] = 0xa0;
             raw.config[0xa0..0xa4].copy_from_slice(&[0x13, 0, 6, capabilities]);
             let control = control.map(|offset| Quirk { offset, bytes: 1 });
-            let wanted: Vec<_> = [two(0x88)].into_iter().chain(control).collect();
+            let wanted: Vec<_> =
+                [two(0x06), two(0x88), two(0x8a)].into_iter().chain(control).collect();
             let facts = DeviceFacts::read(&raw).unwrap();
             assert_eq!((facts.port, facts.quirks), (false, wanted));
         }

@@ -19,6 +19,8 @@ pub struct Armed {
     pub interrupt_control: bool,
     /// `quirks`: offset and bytes of each field.
     pub quirks: Vec<(u16, u16)>,
+    /// `permissive`.
+    pub permissive: bool,
 }
 
 /// One BAR register as the backend emulates it.
@@ -94,11 +96,13 @@ impl FakeBackend {
         }
     }
 
-    /// As the pool's daemon arms it: interrupt control, and the quirk for Device Control
-    /// of a function whose PCIe capability is at `pcie`.
+    /// As the pool's daemon arms it: interrupt control, and the quirks for Status, and for
+    /// Device Control and Status of a function whose PCIe capability is at `pcie`.
     pub fn armed(mut self, pcie: Option<u16>) -> Self {
         self.armed.interrupt_control = true;
-        self.armed.quirks.extend(pcie.map(|at| (at + 8, 2)));
+        self.armed.quirks.push((header::STATUS, 2));
+        let express = pcie.map(|at| [(at + 8, 2), (at + 10, 2)]);
+        self.armed.quirks.extend(express.into_iter().flatten());
         self
     }
 
@@ -231,9 +235,23 @@ impl FakeBackend {
             self.set_power_state(at, value >> (8 * (at - start.min(at))));
             return Ok(());
         }
-        let quirk =
-            self.armed.quirks.iter().any(|(offset, size)| overlaps(*offset, *size));
-        if quirk {
+        if let Some(at) = self.find(capability::VPD).map(|at| at + 2)
+            && overlaps(at, 2)
+        {
+            if merged >> (8 * (at & 3)) & 0x8000 != 0 {
+                return Err(AccessError::Refused);
+            }
+            self.hardware.write(register, value);
+            return Ok(());
+        }
+        let mut quirks = self.armed.quirks.iter();
+        let quirk = quirks.find(|(offset, size)| overlaps(*offset, *size));
+        if let Some((offset, size)) = quirk {
+            // Only what falls on the field; a whole one is all that we promise to send.
+            if start <= *offset && offset + size <= end {
+                self.hardware.write(register, value);
+            }
+        } else if self.armed.permissive {
             self.hardware.write(register, value);
         }
         // Everything else is dropped, and answered with success.

@@ -2,6 +2,8 @@
 
 use alloc::vec::Vec;
 
+use pcidom_pci::Register;
+
 /// Registers that are remembered by name, per function. More than a driver ever touches;
 /// a guest that writes everywhere only moves the [`Dropped::others`] counter.
 pub const MAX_DROPPED: usize = 32;
@@ -9,10 +11,11 @@ pub const MAX_DROPPED: usize = 32;
 /// A register whose writes were dropped or changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DroppedWrite {
-    /// Its name in the table, or `None` for space that no row describes.
-    pub name: Option<&'static str>,
-    /// Its offset, or that of the double word if it has no name.
-    pub offset: u16,
+    /// Its name in the table, or that of the hidden capability it is in; empty for space
+    /// that no row describes.
+    pub name: &'static str,
+    /// Which register; what was written to, if it has no row.
+    pub register: Register,
     /// How often; stops at the top.
     pub count: u32,
     /// The last value, as far as it fell on this register.
@@ -37,13 +40,13 @@ impl Dropped {
         self.others
     }
 
-    pub(crate) fn count(&mut self, name: Option<&'static str>, offset: u16, last: u32) {
-        let known = self.writes.iter_mut().find(|w| w.offset == offset && w.name == name);
+    pub(crate) fn count(&mut self, name: &'static str, register: Register, last: u32) {
+        let known = self.writes.iter_mut().find(|known| known.register == register);
         if let Some(write) = known {
             write.count = write.count.saturating_add(1);
             write.last = last;
         } else if self.writes.len() < MAX_DROPPED {
-            self.writes.push(DroppedWrite { name, offset, count: 1, last });
+            self.writes.push(DroppedWrite { name, register, count: 1, last });
         } else {
             self.others = self.others.saturating_add(1);
         }

@@ -4,6 +4,8 @@ use alloc::vec::Vec;
 
 use pcidom_pci::Register;
 
+use super::registers::Row;
+
 /// A register the table has something to say about. What no field describes is readable
 /// as is and read-only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +18,31 @@ pub struct Field {
     pub read: ReadRule,
     /// What a guest's write does.
     pub write: WriteRule,
+    /// Bits that a person may let a guest write besides.
+    pub grantable: u32,
+    /// Those that a person has let this guest write.
+    pub granted: u32,
+}
+
+impl Field {
+    /// The register of `row`.
+    pub(super) const fn of(row: &Row, register: Register) -> Self {
+        let Row { name, read, write, grantable, .. } = *row;
+        Self { name, register, read, write, grantable, granted: 0 }
+    }
+
+    /// A capability's header, which shows `value`.
+    pub(super) const fn header(register: Register, value: u32) -> Self {
+        let (read, write) = (ReadRule::Constant(value), WriteRule::Drop);
+        let name = "CAPABILITY";
+        Self { name, register, read, write, grantable: 0, granted: 0 }
+    }
+
+    /// A register without a rule, of which a person has let a guest write `granted`.
+    pub(super) const fn unknown(register: Register, granted: u32) -> Self {
+        let (read, write) = (ReadRule::Hardware, WriteRule::Drop);
+        Self { name: "", register, read, write, grantable: u32::MAX, granted }
+    }
 }
 
 /// What a guest reads.
@@ -30,30 +57,38 @@ pub enum ReadRule {
     /// COMMAND: bits that are forwarded from the hardware, the others as the guest left them.
     Command,
     /// The recorded address or, after a sizing write, the size mask of this address register.
-    Address(usize),
+    Address(u8),
     /// MSI control: ENABLE as we set it, one vector, and these constant bits.
     MsiControl(u16),
     /// MSI-X control: ENABLE as we set it, nothing masked, and these constant bits.
     MsixControl(u16),
     /// Header type: multifunction as the guest's virtual bus has it.
     HeaderType(u8),
+    /// DEVCTL: error reporting as the guest left it, the rest from the hardware.
+    DeviceControl,
 }
 
-/// What a guest's write does.
+/// What a guest's write does. What is not done is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteRule {
-    /// Answered with success and counted; nothing reaches the hardware.
+    /// Answered with success; nothing reaches the hardware.
     Drop,
     /// As it is to the hardware, when the write covers the whole register.
     Forward,
+    /// Ones in these bits, which clear them; nothing else.
+    Clear(u32),
     /// COMMAND: see `VirtualFunction::hardware_command`.
     Command,
     /// The sizing latch of this address register; never the hardware.
-    Address(usize),
+    Address(u8),
     /// BIST: starting a self test is denied, the rest dropped.
     SelfTest,
-    /// PMCSR: D0 is what it is in already, anything else is dropped and counted.
+    /// PMCSR: D0 is what it is in already, anything else is dropped.
     PowerState,
+    /// DEVCTL: how the device asks for data, no larger pieces than it was found with.
+    DeviceControl,
+    /// VPD Address: an address to read from, not one to write to.
+    ProductAddress,
 }
 
 /// Bits of an access: which are the hardware's, and what the others are.

@@ -1,147 +1,182 @@
 //! The register table of one function, built from what its scan recorded.
 //!
-//! To let a guest do more, add a row here; what no row allows never reaches the hardware
-//! (advisory 131).
+//! To let a guest do more, change a row in `registers`; what no row allows never reaches the
+//! hardware (advisory 131).
 
 use alloc::vec::Vec;
 
-use pcidom_pci::function::{BarKind, Function, Msi, Msix, Pcie, Pm};
-use pcidom_pci::regs::{bar, capability, header, msi, msix, pcie, pm};
-use pcidom_pci::{Register, Width};
+use pcidom_pci::Register;
+use pcidom_pci::access::CONVENTIONAL_SPACE;
+use pcidom_pci::function::{BarKind, Function, Msi, Pcie};
+use pcidom_pci::regs::{bar, capability, header, msix, pcie, pm};
 
 use super::address::AddressRegister;
-use super::field::{Field, ReadRule, WriteRule, add};
+use super::field::{Field, ReadRule, add};
+use super::lists::{Hidden, Lists};
+use super::registers::{self, Row};
 
-/// PME_Support and the AUX current that comes with it: dom0 keeps PME off, so a guest must
-/// not plan on waking anything (PM 3.2.3).
-const PME_SUPPORT: u32 = 0xf9c0;
-/// PowerState, PME_En and PME_Status of PMCSR (PM 3.2.4).
-const POWER_AND_PME: u32 = 0x8103;
+/// The last address register, after the BARs: the ROM.
+const ROM: u8 = header::ENDPOINT_BARS;
 
-const BAR_NAMES: [&str; 6] = ["BAR 0", "BAR 1", "BAR 2", "BAR 3", "BAR 4", "BAR 5"];
+/// What a function's scan makes of the policy.
+pub(crate) struct Table {
+    /// Its rows.
+    pub(crate) fields: Vec<Field>,
+    /// BARs and ROM, in the order their rows refer to.
+    pub(crate) addresses: Vec<AddressRegister>,
+    /// What comes before all rows.
+    pub(crate) hidden: Vec<Hidden>,
+}
 
 /// Collects rows; a row that can't be at its offset, or whose place is taken, is left out.
-struct Rows(Vec<Field>);
+struct Rows<'a> {
+    function: &'a Function,
+    fields: Vec<Field>,
+}
 
-impl Rows {
-    fn add(
-        &mut self,
-        name: &'static str,
-        offset: u16,
-        width: Width,
-        read: ReadRule,
-        write: WriteRule,
-    ) {
-        if let Some(register) = Register::new(offset, width) {
-            add(&mut self.0, Field { name, register, read, write });
+impl Rows<'_> {
+    fn all(&mut self, rows: &[Row], base: u16) {
+        for row in rows {
+            self.row(row, base.saturating_add(row.offset));
         }
     }
 
-    /// As it is, read-only: such a row only gives dropped writes a name.
-    fn named(&mut self, name: &'static str, offset: u16, width: Width) {
-        self.add(name, offset, width, ReadRule::Hardware, WriteRule::Drop);
+    fn row(&mut self, row: &Row, offset: u16) {
+        let register = Register::new(offset, row.width);
+        // All rows are of the conventional space, where a capability may be cut off.
+        let register = register.filter(|at| at.end() <= CONVENTIONAL_SPACE);
+        let Some(register) = register else { return };
+        let read = match row.read {
+            ReadRule::Masked(mask) => match recorded(self.function, register) {
+                Some(value) => ReadRule::Constant(value & mask),
+                None => row.read,
+            },
+            ReadRule::HeaderType(_) => ReadRule::HeaderType(self.function.header_type),
+            ReadRule::MsiControl(_) => {
+                let bits = self.function.msi.map(|msi| msi.control_bits);
+                ReadRule::MsiControl(bits.unwrap_or(0))
+            }
+            ReadRule::MsixControl(_) => {
+                let size = self.function.msix.map_or(0, |msix| msix.table_size);
+                ReadRule::MsixControl(size.saturating_sub(1) & msix::TABLE_SIZE)
+            }
+            read => read,
+        };
+        self.put(Field { read, ..Field::of(row, register) });
     }
 
-    fn constant(&mut self, name: &'static str, offset: u16, width: Width, value: u32) {
-        self.add(name, offset, width, ReadRule::Constant(value), WriteRule::Drop);
+    fn put(&mut self, field: Field) {
+        add(&mut self.fields, field);
     }
 }
 
-/// The rows of `function`, and its address registers in the order their rows refer to.
-pub(crate) fn build(function: &Function) -> (Vec<Field>, Vec<AddressRegister>) {
-    let mut rows = Rows(Vec::new());
-    let addresses = header_rows(function, &mut rows);
-    if let Some(power) = &function.pm {
-        power_rows(power, &mut rows);
-    }
+/// The rows of `function`, and what belongs to them.
+///
+/// The order matters for a device whose capabilities overlap: what comes first holds. So
+/// messages come right after the header.
+pub(crate) fn build(function: &Function) -> Table {
+    let lists = Lists::of(function);
+    let mut rows = Rows { function, fields: Vec::new() };
+    let addresses = header_rows(lists.first, &mut rows);
     if let Some(msi) = &function.msi {
         msi_rows(msi, &mut rows);
     }
     if let Some(msix) = &function.msix {
-        msix_rows(msix, &mut rows);
+        rows.all(registers::VECTOR_ROWS, msix.offset);
+    }
+    for (register, value) in lists.headers {
+        rows.put(Field::header(register, value));
+    }
+    if let Some(power) = &function.pm {
+        rows.all(registers::POWER_ROWS, power.offset);
     }
     if let Some(express) = &function.pcie {
         express_rows(express, &mut rows);
     }
-    for found in &function.capabilities {
-        if found.id == capability::VPD {
-            rows.named("VPD address", found.offset.saturating_add(2), Width::Word);
-            rows.named("VPD data", found.offset.saturating_add(4), Width::Dword);
+    let of = |id| function.capabilities.iter().find(move |found| found.id == id);
+    for (id, of_kind) in [
+        (capability::VPD, registers::PRODUCT_ROWS),
+        (registers::PCI_X_ID, registers::PCI_X_ROWS),
+    ] {
+        if let Some(found) = of(id) {
+            rows.all(of_kind, found.offset);
         }
     }
-    // Last: what has a row already keeps it.
-    for found in &function.constants {
-        let (at, width) = (found.register.offset(), found.register.width());
-        rows.constant(found.name, at, width, found.value);
-    }
-    (rows.0, addresses)
+    Table { fields: rows.fields, addresses, hidden: lists.hidden }
 }
 
-fn header_rows(function: &Function, rows: &mut Rows) -> Vec<AddressRegister> {
-    use ReadRule::{Command, Hardware, HeaderType};
+/// What the scan recorded of a register that can't change.
+fn recorded(function: &Function, register: Register) -> Option<u32> {
+    let after =
+        |offset: Option<u16>, register: u16| Some(offset?.saturating_add(register));
+    let power = function.pm.map(|found| found.offset);
+    let vectors = function.msix.map(|found| found.offset);
+    let offset = register.offset();
+    Some(match offset {
+        header::VENDOR_ID => function.vendor.into(),
+        header::DEVICE_ID => function.device.into(),
+        header::REVISION_AND_CLASS => function.revision_and_class(),
+        header::SUBSYSTEM => {
+            let ids = function.subsystem?;
+            u32::from(ids.device) << 16 | u32::from(ids.vendor)
+        }
+        header::INTERRUPT_LINE => function.interrupt_line.into(),
+        header::INTERRUPT_PIN => function.interrupt_pin.into(),
+        _ if Some(offset) == after(power, pm::CAPABILITIES) => {
+            function.pm?.capabilities.into()
+        }
+        _ if Some(offset) == after(vectors, msix::TABLE) => {
+            let found = function.msix?;
+            found.table_offset & !msix::BIR | u32::from(found.table_bar) & msix::BIR
+        }
+        _ if Some(offset) == after(vectors, msix::PBA) => {
+            let found = function.msix?;
+            found.pba_offset & !msix::BIR | u32::from(found.pba_bar) & msix::BIR
+        }
+        _ => {
+            let mut all = function.constants.iter();
+            all.find(|constant| constant.register == register)?.value
+        }
+    })
+}
 
-    rows.constant("vendor", header::VENDOR_ID, Width::Word, function.vendor.into());
-    rows.constant("device", header::DEVICE_ID, Width::Word, function.device.into());
-    rows.add("command", header::COMMAND, Width::Word, Command, WriteRule::Command);
-    rows.named("status", header::STATUS, Width::Word);
-    let class = function.revision_and_class();
-    rows.constant("class", header::REVISION_AND_CLASS, Width::Dword, class);
-    let line = header::CACHE_LINE_SIZE;
-    rows.add("cache line size", line, Width::Byte, Hardware, WriteRule::Forward);
-    rows.named("latency timer", line + 1, Width::Byte);
-    let kind = HeaderType(function.header_type);
-    rows.add("header type", header::HEADER_TYPE, Width::Byte, kind, WriteRule::Drop);
-    rows.add("BIST", line + 3, Width::Byte, Hardware, WriteRule::SelfTest);
-
+fn header_rows(first: u8, rows: &mut Rows<'_>) -> Vec<AddressRegister> {
+    let function = rows.function;
     let bridge = function.header_type & !header::MULTI_FUNCTION == header::TYPE_BRIDGE;
-    let addresses = address_rows(function, bridge, rows);
-    if let Some(ids) = &function.subsystem {
-        let value = u32::from(ids.device) << 16 | u32::from(ids.vendor);
-        rows.constant("subsystem", header::SUBSYSTEM, Width::Dword, value);
+    let bars = if bridge { header::BRIDGE_BARS } else { header::ENDPOINT_BARS };
+    for row in registers::HEADER_ROWS {
+        match row.offset {
+            header::CAPABILITIES => {
+                let read = ReadRule::Constant(first.into());
+                rows.row(&Row { read, ..*row }, row.offset);
+            }
+            header::ROM if bridge => rows.row(row, header::BRIDGE_ROM),
+            // What a bridge has there is its own: buses, windows and control. Such rows
+            // would be constants of an endpoint.
+            header::BAR0..header::CAPABILITIES
+                if bridge && row.offset >= header::bar(bars) => {}
+            header::RESERVED | header::MIN_GRANT if bridge => {}
+            _ => rows.row(row, row.offset),
+        }
     }
-    if let Some(first) = function.capabilities.first() {
-        rows.constant(
-            "capabilities",
-            header::CAPABILITIES,
-            Width::Byte,
-            first.offset.into(),
-        );
-    }
-    let line = u32::from(function.interrupt_line);
-    rows.constant("interrupt line", header::INTERRUPT_LINE, Width::Byte, line);
-    let pin = u32::from(function.interrupt_pin);
-    rows.constant("interrupt pin", header::INTERRUPT_PIN, Width::Byte, pin);
-    addresses
+    addresses(function, bars)
 }
 
-fn address_rows(
-    function: &Function,
-    bridge: bool,
-    rows: &mut Rows,
-) -> Vec<AddressRegister> {
-    let count = if bridge { header::BRIDGE_BARS } else { header::ENDPOINT_BARS };
+fn addresses(function: &Function, bars: u8) -> Vec<AddressRegister> {
     let mut addresses = Vec::new();
     let mut upper = None;
-    for (index, name) in (0..count).zip(BAR_NAMES) {
-        let address = match (upper.take(), function.bar(index)) {
+    for index in 0..ROM {
+        addresses.push(match (upper.take(), function.bar(index)) {
             (Some(high), _) => high,
-            (None, Some(found)) => {
+            (None, Some(found)) if index < bars => {
                 if matches!(found.kind, BarKind::Memory { wide: true, .. }) {
                     upper = Some(AddressRegister::upper(found));
                 }
                 AddressRegister::lower(found)
             }
-            (None, None) => AddressRegister::ABSENT,
-        };
-        let number = addresses.len();
-        let (read, write) = (ReadRule::Address(number), WriteRule::Address(number));
-        rows.add(name, header::bar(index), Width::Dword, read, write);
-        addresses.push(address);
+            (None, _) => AddressRegister::ABSENT,
+        });
     }
-    let number = addresses.len();
-    let rom = if bridge { header::BRIDGE_ROM } else { header::ROM };
-    let (read, write) = (ReadRule::Address(number), WriteRule::Address(number));
-    rows.add("ROM", rom, Width::Dword, read, write);
     addresses.push(match &function.rom {
         // The enable bit always reads 0: the ROM shares a decoder with a BAR on some
         // devices, so a guest never switches it.
@@ -155,62 +190,35 @@ fn address_rows(
     addresses
 }
 
-fn power_rows(power: &Pm, rows: &mut Rows) {
-    let at = |offset: u16| power.offset.saturating_add(offset);
-    let shown = u32::from(power.capabilities) & !PME_SUPPORT;
-    rows.constant("power capabilities", at(pm::CAPABILITIES), Width::Word, shown);
-    let shown = ReadRule::Masked(!POWER_AND_PME);
-    rows.add("power state", at(pm::CONTROL), Width::Word, shown, WriteRule::PowerState);
-    rows.named("power data", at(pm::CONTROL + 2), Width::Word);
-}
-
 /// MSI: message address, data and mask bits are Xen's (advisories 128, 129, 337), and show
 /// where its vectors live; none of that is a guest's business.
-fn msi_rows(found: &Msi, rows: &mut Rows) {
-    const DWORD: u16 = 4;
-    let control = (ReadRule::MsiControl(found.control_bits), WriteRule::Drop);
-    rows.add("MSI control", found.control(), Width::Word, control.0, control.1);
-    let mut next = found.offset.saturating_add(msi::CONTROL + 2);
-    let mut hidden = |name| {
-        rows.constant(name, next, Width::Dword, 0);
-        next = next.saturating_add(DWORD);
+fn msi_rows(found: &Msi, rows: &mut Rows<'_>) {
+    const ADDRESS: u16 = 4;
+    const HIGH: u16 = 8;
+    const MASK: u16 = 16;
+    for row in registers::MESSAGE_ROWS {
+        // The table has the longest layout. What is not there does not take up a place.
+        let absent = match row.offset {
+            HIGH => !found.is_64bit,
+            MASK.. => !found.maskable,
+            _ => false,
+        };
+        let shift = if found.is_64bit { 0 } else { HIGH - ADDRESS };
+        let offset = if row.offset > HIGH { row.offset - shift } else { row.offset };
+        if !absent {
+            rows.row(row, found.offset.saturating_add(offset));
+        }
+    }
+}
+
+/// PCI Express: a version 1 capability ends where its kind of device needs no more.
+fn express_rows(found: &Pcie, rows: &mut Rows<'_>) {
+    let length = match (found.version, found.port_type) {
+        (0 | 1, pcie::TYPE_INTEGRATED) => pcie::LINK_CAPABILITIES,
+        (0 | 1, _) => pcie::SLOT_CAPABILITIES,
+        _ => pcie::LENGTH,
     };
-    hidden("MSI address");
-    if found.is_64bit {
-        hidden("MSI upper address");
-    }
-    hidden("MSI data");
-    if found.maskable {
-        hidden("MSI mask");
-        rows.named("MSI pending", next, Width::Dword);
-    }
-}
-
-fn msix_rows(found: &Msix, rows: &mut Rows) {
-    let size = found.table_size.saturating_sub(1) & msix::TABLE_SIZE;
-    let control = (ReadRule::MsixControl(size), WriteRule::Drop);
-    rows.add("MSI-X control", found.control(), Width::Word, control.0, control.1);
-    let places = [
-        ("MSI-X table", msix::TABLE, found.table_offset, found.table_bar),
-        ("MSI-X pending bits", msix::PBA, found.pba_offset, found.pba_bar),
-    ];
-    for (name, register, offset, bir) in places {
-        let offset_in_capability = found.offset.saturating_add(register);
-        let value = offset & !msix::BIR | u32::from(bir) & msix::BIR;
-        rows.constant(name, offset_in_capability, Width::Dword, value);
-    }
-}
-
-/// PCI Express: shown as it is, with names for what drivers like to write.
-fn express_rows(found: &Pcie, rows: &mut Rows) {
-    let at = |offset: u16| found.offset.saturating_add(offset);
-    rows.named("device control", at(pcie::DEVICE_CONTROL), Width::Word);
-    rows.named("device status", at(pcie::DEVICE_STATUS), Width::Word);
-    // PCIe 7.5.3.7, 7.5.3.8, 7.5.3.16, 7.5.3.19.
-    rows.named("link control", at(0x10), Width::Word);
-    rows.named("link status", at(0x12), Width::Word);
-    if found.version >= 2 {
-        rows.named("device control 2", at(0x28), Width::Word);
-        rows.named("link control 2", at(0x30), Width::Word);
+    for row in registers::EXPRESS_ROWS.iter().filter(|row| row.offset < length) {
+        rows.row(row, found.offset.saturating_add(row.offset));
     }
 }

@@ -3,6 +3,7 @@
 mod config;
 mod hostile;
 mod interrupts;
+mod policy;
 mod sequences;
 mod time;
 

@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use core::fmt::Write;
 
 use pciback::VirtualFunction;
+use pciback::policy::lists::extended_name;
 use pcidom_pci::function::Function;
 use pcidom_pci::regs::{capability, command, header};
 use pcidom_pci::{AccessError, Sbdf};
@@ -176,25 +177,6 @@ fn explained(function: &Function, bytes: &[u8]) -> String {
         let _ = writeln!(out, "{offset:#05x} extended capability {id:#06x} {name}");
     }
     out
-}
-
-/// Names of extended capabilities that are common (PCI Code and ID Assignment, 3).
-const fn extended_name(id: u16) -> &'static str {
-    match id {
-        0x01 => "advanced error reporting",
-        0x02 | 0x09 => "virtual channel",
-        0x03 => "serial number",
-        0x0b => "vendor-specific",
-        0x0d => "access control services",
-        0x0e => "alternative routing-ID",
-        0x0f => "address translation",
-        0x10 => "SR-IOV",
-        0x15 => "resizable BAR",
-        0x18 => "latency tolerance",
-        0x19 => "secondary PCI Express",
-        0x1e => "L1 substates",
-        _ => "",
-    }
 }
 
 #[cfg(test)]
