@@ -6,16 +6,17 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::rc::Rc;
 
+use pcidom_pci::fake::FakeBackend;
 use pcidom_pci::regs::{command, header};
 use pcidom_pci::{BarKind, Sbdf};
 use pcidom_script::Instant;
 use pcidom_toolstack::daemon::{Client, Daemon, Env};
 use pcidom_toolstack::host::{
-    Above, Below, EcamRegion, Host, HostError, Quirk, RawDevice,
+    Above, Armed, Below, EcamRegion, Host, HostError, Quirk, RawDevice,
 };
 use pcidom_toolstack::hypervisor::{DomainInfo, Hypervisor, Right, XenError};
 use pcidom_toolstack::store::{Body, Fired, Nodes, Permissions, Store};
-use pcidom_toolstack::verb::{Bdf, Reply, Verb};
+use pcidom_toolstack::verb::{Bdf, Reply, Verb, Wish};
 use pcidom_xenbus::store::StoreError;
 use pcidom_xenbus::{DomId, Pirq};
 
@@ -138,6 +139,7 @@ impl DaemonProcess {
             share_line: false,
             lax: false,
             wait: None,
+            wish: Wish::default(),
             pcidom: Some(pcidom.into()),
         })
     }
@@ -447,6 +449,26 @@ impl Host for SimHost {
                     arms.quirks.push(field);
                 }
             }
+        });
+        armed.ok_or_else(|| HostError(format!("{device} is not there")))
+    }
+
+    fn permit(&mut self, device: Sbdf) -> Result<(), HostError> {
+        if !lives(&self.1) {
+            return Err(HostError("dead".into()));
+        }
+        let permit = |backend: &mut FakeBackend| backend.arms().permissive = true;
+        let armed = self.0.with_hardware(device, Hand::Dom0, permit);
+        armed.ok_or_else(|| HostError(format!("{device} is not there")))
+    }
+
+    fn armed(&mut self, device: Sbdf) -> Result<Armed, HostError> {
+        let armed = self.0.with_hardware(device, Hand::Dom0, |backend| {
+            let arms = backend.arms();
+            let quirks = arms.quirks.iter().filter_map(|(offset, bytes)| {
+                Some(Quirk { offset: *offset, bytes: u8::try_from(*bytes).ok()? })
+            });
+            Armed { permissive: arms.permissive, quirks: quirks.collect() }
         });
         armed.ok_or_else(|| HostError(format!("{device} is not there")))
     }

@@ -8,7 +8,7 @@ use pcidom_pci::fake::{FakeBackend, FakeFunction};
 use pcidom_pci::regs::{header, msix};
 use pcidom_pci::reset::Method;
 use pcidom_toolstack::daemon::Client;
-use pcidom_toolstack::verb::{Bdf, Bus, Reply, Verb};
+use pcidom_toolstack::verb::{Bdf, Bus, Reply, Verb, Wish};
 use pcidom_xenbus::{DomId, Pirq, XenbusState};
 
 use crate::daemon::DaemonProcess;
@@ -283,6 +283,7 @@ impl Scene {
             share_line: false,
             lax: false,
             wait: None,
+            wish: Wish::default(),
             pcidom: Some(PCIDOM.into()),
         };
         let asked = self.ask(|daemon| daemon.ask(verb));

@@ -31,7 +31,10 @@ pub(crate) enum Command {
         /// Name or domid of a PV guest.
         guest: String,
         /// PCI_SPEC_STRING: [DDDD:]BB:SS.F[@VSLOT][,key=value...]; with the key
-        /// no-strict-reset=1 a device that no method can reset is lent all the same.
+        /// no-strict-reset=1 a device that no method can reset is lent all the same. With
+        /// allow=REGISTER[:MASK] (by the names in status and docs/config-space.md, or as
+        /// OFFSET:BYTES) its guest may write more of that register, with permissive=1 all
+        /// that can be allowed; dom0 goes on letting it through after the loan, see status.
         #[arg(value_name = "BDF[@VSLOT][,key=value...]")]
         spec: String,
         /// The pcidom whose pool the device is in, if there are several.

@@ -32,7 +32,8 @@ fn complain(text: &str) {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Attach { share_line, bus, wait, guest, spec, pcidom } => {
-            Ok(with_spec("attach", &spec, |Spec { device, slot, lax }| {
+            Ok(with_spec("attach", &spec, |spec| {
+                let Spec { device, slot, lax, wish } = spec;
                 let (device, bus, wait) = (Bdf(device), bus.map(Bus), Some(wait));
                 let verb = Verb::Attach {
                     guest,
@@ -42,6 +43,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                     share_line,
                     lax,
                     wait,
+                    wish,
                     pcidom,
                 };
                 ask("attach", &verb)

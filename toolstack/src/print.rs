@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::verb::{Bus, ListLine, PcidomLine, Status};
+use crate::verb::{Bus, DeniedLine, ListLine, PcidomLine, Status};
 
 const NOT_STRICT: &str = "lent even where no reset method works, made quiet only \
     (no-strict-reset=1)";
@@ -55,6 +55,9 @@ fn pcidom_text(text: &mut String, pcidom: &PcidomLine) {
         if let Some(no_port) = &line.no_port {
             let _ = writeln!(text, "       no bus reset: {no_port}");
         }
+        for armed in &line.armed {
+            let _ = writeln!(text, "       note: {armed}");
+        }
     }
     if !loans.is_empty() {
         let _ = writeln!(
@@ -85,6 +88,13 @@ fn pcidom_text(text: &mut String, pcidom: &PcidomLine) {
         if let Some(difference) = &loan.difference {
             let _ = writeln!(text, "       trouble: {difference}");
         }
+        if !loan.exceptions.is_empty() {
+            let all = loan.exceptions.join(", ");
+            let _ = writeln!(text, "       allowed by a person: {all}");
+        }
+        for line in &loan.denied {
+            let _ = writeln!(text, "       denied: {}", denied(line));
+        }
     }
     match report {
         Some(report) => {
@@ -100,10 +110,53 @@ fn pcidom_text(text: &mut String, pcidom: &PcidomLine) {
     }
 }
 
+/// One register whose writes were denied or changed.
+fn denied(line: &DeniedLine) -> String {
+    let DeniedLine { register, offset, bytes, wanted, times, exception, why } = line;
+    let name = register.as_deref().unwrap_or("a register without a name");
+    let plural = |number: u32| if number == 1 { "" } else { "s" };
+    let what = format!(
+        "{name}, {bytes} byte{} at {offset:#04x}, wanted {wanted:#x} ({times} time{})",
+        plural((*bytes).into()),
+        plural(*times)
+    );
+    match exception {
+        Some(option) => {
+            format!("{what}; attach with {option} allows it; the risk: {why}")
+        }
+        None => format!("{what}; nothing allows it: {why}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::list;
-    use crate::verb::{Bdf, ListLine};
+    use super::{denied, list};
+    use crate::verb::{Bdf, DeniedLine, ListLine};
+
+    #[test]
+    fn a_denied_write_is_one_line_that_says_what_to_do() {
+        let mut line = DeniedLine {
+            register: Some("DEVCTL".into()),
+            offset: 0x88,
+            bytes: 2,
+            wanted: 0x2817,
+            times: 3,
+            exception: Some("allow=DEVCTL".into()),
+            why: "fire".into(),
+        };
+        assert_eq!(
+            denied(&line),
+            "DEVCTL, 2 bytes at 0x88, wanted 0x2817 (3 times); attach with allow=DEVCTL \
+             allows it; the risk: fire"
+        );
+        (line.register, line.exception) = (None, None);
+        (line.bytes, line.times) = (1, 1);
+        assert_eq!(
+            denied(&line),
+            "a register without a name, 1 byte at 0x88, wanted 0x2817 (1 time); nothing \
+             allows it: fire"
+        );
+    }
 
     #[test]
     fn lists_look_like_xl_pci_list() {

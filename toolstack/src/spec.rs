@@ -3,6 +3,8 @@
 
 use pcidom_pci::Sbdf;
 
+use crate::verb::Wish;
+
 /// Slots of a PCI bus.
 const SLOTS: u8 = 32;
 
@@ -15,6 +17,8 @@ pub struct Spec {
     pub slot: Option<u8>,
     /// Being quiet is enough where no reset method works.
     pub lax: bool,
+    /// What the guest may write beyond pcidom's register table.
+    pub wish: Wish,
 }
 
 /// Why a text is no [`Spec`].
@@ -41,11 +45,16 @@ pub enum BadSpec {
 /// Our own key beside xl's: with 1, a device that no method resets is lent all the same.
 const NO_STRICT_RESET: &str = "no-strict-reset";
 
+/// xl's key; pcidom's permissive opens less, and ends with the loan.
+const PERMISSIVE: &str = "permissive";
+/// Our own key: one register. It may be given several times.
+const ALLOW: &str = "allow";
+
 /// xl's keys, and the values that ask for what pcidom does anyway. (`name` is another way to
 /// say which device, and `seize` and a pool don't go together.)
 const KEYS: [(&str, &[&str]); 6] = [
     (NO_STRICT_RESET, &["0", "1"]),
-    ("permissive", &["0"]),
+    (PERMISSIVE, &["0", "1"]),
     ("msitranslate", &["0"]),
     ("power_mgmt", &["0"]),
     ("seize", &["0"]),
@@ -69,8 +78,13 @@ impl Spec {
         };
         let mut seen = Vec::new();
         let mut lax = false;
+        let mut wish = Wish::default();
         for option in parts {
             let (key, value) = option.split_once('=').ok_or_else(malformed)?;
+            if key == ALLOW && !value.is_empty() {
+                wish.allow.push(value.into());
+                continue;
+            }
             let known = KEYS.iter().find(|(name, _)| *name == key);
             let (_, values) = known.ok_or_else(malformed)?;
             if seen.contains(&key) {
@@ -86,8 +100,9 @@ impl Spec {
                 });
             }
             lax |= (key, value) == (NO_STRICT_RESET, "1");
+            wish.permissive |= (key, value) == (PERMISSIVE, "1");
         }
-        Ok(Self { device, slot, lax })
+        Ok(Self { device, slot, lax, wish })
     }
 }
 
@@ -102,11 +117,12 @@ fn parse_slot(digits: &str) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::{BadSpec, Spec};
+    use crate::verb::Wish;
 
     #[test]
     fn what_xl_takes_is_taken() {
         let device = "0000:01:00.0".parse().unwrap();
-        let plain = Spec { device, slot: None, lax: false };
+        let plain = Spec { device, slot: None, lax: false, wish: Wish::default() };
         assert_eq!(Spec::parse("01:00.0"), Ok(plain.clone()));
         let spec = Spec::parse("0000:01:00.0@1f,permissive=0,rdm_policy=strict");
         assert_eq!(spec, Ok(Spec { slot: Some(0x1f), ..plain }));
@@ -123,6 +139,16 @@ mod tests {
             let error = Spec::parse(&text).unwrap_err().to_string();
             assert!(error.ends_with("takes no-strict-reset=0 or 1 only"), "{error}");
         }
+    }
+
+    #[test]
+    fn registers_are_allowed_by_as_many_keys_as_it_takes() {
+        let wish = |text| Spec::parse(text).map(|spec| spec.wish);
+        let both =
+            Wish { permissive: true, allow: vec!["LNKCTL".into(), "0x44:1".into()] };
+        assert_eq!(wish("01:00.0,allow=LNKCTL,permissive=1,allow=0x44:1"), Ok(both));
+        assert_eq!(wish("01:00.0,permissive=0"), Ok(Wish::default()));
+        assert!(wish("01:00.0,allow=").is_err() && wish("01:00.0,allow").is_err());
     }
 
     #[test]
@@ -145,10 +171,10 @@ mod tests {
 
     #[test]
     fn what_pcidom_would_not_do_is_refused_by_name() {
-        let error = Spec::parse("01:00.0,permissive=1").unwrap_err();
+        let error = Spec::parse("01:00.0,power_mgmt=1").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "permissive=1 is not supported: pcidom takes permissive=0 only"
+            "power_mgmt=1 is not supported: pcidom takes power_mgmt=0 only"
         );
     }
 }

@@ -66,6 +66,15 @@ impl<'de> Deserialize<'de> for Bus {
     }
 }
 
+/// What a person lets a guest write beyond pcidom's register table, as it was typed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wish {
+    /// All that can be allowed.
+    pub permissive: bool,
+    /// Registers: `NAME[:MASK]` or `OFFSET:BYTES[:MASK]`.
+    pub allow: Vec<String>,
+}
+
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "lowercase")]
@@ -90,6 +99,9 @@ pub enum Verb {
         /// So many seconds a running guest may take to connect.
         #[serde(default)]
         wait: Option<u16>,
+        /// What its guest may write beyond pcidom's register table.
+        #[serde(default)]
+        wish: Wish,
         /// Whose pool it is in; if none is named, the only one's.
         pcidom: Option<String>,
     },
@@ -165,6 +177,9 @@ pub struct PoolLine {
     /// Why there is none, if it is no port itself.
     #[serde(default)]
     pub no_port: Option<String>,
+    /// What dom0's pciback lets through for it because of an exception, and until when.
+    #[serde(default)]
+    pub armed: Vec<String>,
 }
 
 /// One loan.
@@ -196,6 +211,31 @@ pub struct LoanLine {
     /// What pcidom holds instead, if that is something else, and what to do.
     #[serde(default)]
     pub difference: Option<String>,
+    /// Its exceptions, as they were typed.
+    #[serde(default)]
+    pub exceptions: Vec<String>,
+    /// What its guest wrote and pcidom did not do as asked, by pcidom's word.
+    #[serde(default)]
+    pub denied: Vec<DeniedLine>,
+}
+
+/// Writes to one register that were denied or changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeniedLine {
+    /// The register's name, if it has one.
+    pub register: Option<String>,
+    /// Where it is.
+    pub offset: u16,
+    /// How wide it is.
+    pub bytes: u16,
+    /// The last value that was written.
+    pub wanted: u32,
+    /// How often.
+    pub times: u32,
+    /// The option of attach that would allow more of it, if there is one.
+    pub exception: Option<String>,
+    /// What that risks; without an option, why there is none.
+    pub why: String,
 }
 
 /// One pcidom.
@@ -284,7 +324,7 @@ impl Request {
 
 #[cfg(test)]
 mod tests {
-    use super::{Bdf, Bus, BusPolicy, Reply, Request, VERSION, Verb};
+    use super::{Bdf, Bus, BusPolicy, Reply, Request, VERSION, Verb, Wish};
 
     #[test]
     fn a_request_is_one_line_and_comes_back() {
@@ -296,6 +336,7 @@ mod tests {
             share_line: true,
             lax: true,
             wait: Some(5),
+            wish: Wish { permissive: true, allow: vec!["DEVCTL:0x7000".into()] },
             pcidom: Some("pcidom".into()),
         };
         let request = Request { version: VERSION, verb };

@@ -46,8 +46,8 @@ fn a_command_that_makes_no_sense_is_exit_2() {
 
 #[test]
 fn an_option_of_xl_that_pcidom_does_not_have_is_exit_1() {
-    let text = "pcidom takes permissive=0 only";
-    fails(&["attach", "g1", "01:00.0,permissive=1"], 1, &[text]);
+    let text = "pcidom takes power_mgmt=0 only";
+    fails(&["attach", "g1", "01:00.0,power_mgmt=1"], 1, &[text]);
     let text = "no-strict-reset=2 is not supported";
     fails(&["attach", "g1", "01:00.0,no-strict-reset=2"], 1, &[text]);
 }

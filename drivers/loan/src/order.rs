@@ -81,7 +81,9 @@ impl fmt::Display for LoanOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let phase = Phase::ALL.into_iter().find(|(phase, _)| *phase == self.phase);
         let phase = phase.map_or("", |(_, word)| word);
-        let Self { generation, guest, device, slot, bus, line, reset, exceptions, .. } = self;
+        let Self {
+            generation, guest, device, slot, bus, line, reset, exceptions, ..
+        } = self;
         write!(f, "gen={generation} phase={phase} guest={guest} dev={device}")?;
         slot.map_or(Ok(()), |slot| write!(f, " vslot={slot}"))?;
         if *bus != BusPolicy::default() {
@@ -166,7 +168,6 @@ impl LoanOrder {
                 self.reset.force = true;
                 Some(8)
             }
-            // 8 is taken.
             (None, "permissive") => {
                 self.exceptions.permissive = true;
                 Some(9)

@@ -7,6 +7,7 @@ use pcidom_pci::Sbdf;
 use pcidom_xenbus::{DomId, XenbusState};
 
 use super::bus::Place;
+use super::exceptions::Granted;
 use super::guest_config;
 use super::link::{self, Standing};
 use super::loan::{CONNECT_DEADLINE, Loan, RESET_DEADLINE, Waiter, state};
@@ -20,7 +21,7 @@ use super::{Client, Daemon, Env, Failure, Record, Stage, paths, version};
 use crate::host::DeviceFacts;
 use crate::hypervisor::{XenError, errno};
 use crate::store::StoreError;
-use crate::verb::{Bdf, Bus, Reply};
+use crate::verb::{Bdf, Bus, Reply, Wish};
 
 fn refused(text: impl Into<String>) -> Failure {
     Failure::Refused(text.into())
@@ -42,13 +43,15 @@ struct Guest {
 
 /// What a person has allowed for one loan.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Exceptions {
+pub(super) struct Exceptions<'a> {
     /// Its line, although another guest has it.
     pub(super) share_line: bool,
     /// Being quiet instead of being reset.
     pub(super) lax: bool,
     /// So many seconds for the guest to connect.
     pub(super) wait: Option<u16>,
+    /// Writes beyond pcidom's register table.
+    pub(super) wish: &'a Wish,
 }
 
 impl Daemon {
@@ -59,7 +62,7 @@ impl Daemon {
         client: Client,
         (guest, device, pcidom): (&str, Sbdf, Option<&str>),
         place: Place,
-        Exceptions { share_line, lax, wait }: Exceptions,
+        Exceptions { share_line, lax, wait, wish }: Exceptions<'_>,
     ) -> Result<(), Failure> {
         if let Some(refusal) = self.protection.refusal() {
             return Err(refused(refusal));
@@ -76,10 +79,13 @@ impl Daemon {
             return Err(is_port(device));
         }
         let line = self.may_use_line(guest.domain, device, &facts, share_line)?;
+        let config = env.host.device(device)?.config;
+        let granted = Granted::read(device, &config, wish)?;
         let id = self.free_id()?;
         self.refresh_port(env, pcidom, device);
         let port = self.mended_port_for(env, pcidom, device);
         let terms = self.terms(port, lax);
+        granted.arm(env, device, &facts.quirks)?;
         let generation = self.generation + 1;
         let guest = (guest.domain, guest.name, guest.vm);
         let mut record =
@@ -87,6 +93,7 @@ impl Daemon {
         record.bus = Bus(bus);
         record.line = line;
         record.lax = lax;
+        record.granted = granted;
         env.store.transaction(&mut |nodes| {
             nodes.write(&paths::generation(), &generation.to_string())?;
             record.save(nodes, id)?;

@@ -29,6 +29,7 @@ mod bus;
 mod detach;
 mod ecam;
 mod ending;
+mod exceptions;
 mod guest_config;
 mod lease;
 mod leases;
@@ -196,16 +197,25 @@ impl Daemon {
     pub fn ask(&mut self, env: &mut Env<'_>, client: Client, verb: &Verb) {
         log::debug!("asked: {verb:?}");
         let result = match verb {
-            Verb::Attach { guest, device, slot, bus, share_line, lax, wait, pcidom } => {
-                self.attach(
+            Verb::Attach {
+                guest,
+                device,
+                slot,
+                bus,
+                share_line,
+                lax,
+                wait,
+                wish,
+                pcidom,
+            } => self
+                .attach(
                     env,
                     client,
                     (guest, device.0, pcidom.as_deref()),
                     Place { slot: *slot, bus: bus.map(|bus| bus.0) },
-                    Exceptions { share_line: *share_line, lax: *lax, wait: *wait },
+                    Exceptions { share_line: *share_line, lax: *lax, wait: *wait, wish },
                 )
-                .map(|()| None)
-            }
+                .map(|()| None),
             Verb::Detach { guest, device, force, pcidom } => self
                 .detach(env, client, (guest, device.0, *force, pcidom.as_deref()))
                 .map(|()| None),

@@ -14,10 +14,11 @@
 
 use std::fmt;
 
-use pcidom_loan::{Exceptions, LoanId, LoanOrder, Phase, ResetTerms};
+use pcidom_loan::{LoanId, LoanOrder, Phase, ResetTerms};
 use pcidom_xenbus::DomId;
 use serde::{Deserialize, Serialize};
 
+use super::exceptions::Granted;
 use super::leases::Noted;
 use super::{Env, Failure, paths};
 use crate::store::{Nodes, Permissions, StoreError};
@@ -86,6 +87,9 @@ pub struct Record {
     /// Being quiet is enough where no reset method works: `no-strict-reset=1`.
     #[serde(default)]
     pub lax: bool,
+    /// What its guest may write beyond pcidom's register table.
+    #[serde(default)]
+    pub granted: Granted,
     /// The last lease request that was served.
     pub sequence: u32,
     /// What is mapped.
@@ -116,6 +120,7 @@ impl Record {
             entry: None,
             line: true,
             lax: false,
+            granted: Granted::default(),
             sequence: 0,
             leases: Noted::default(),
         }
@@ -159,7 +164,7 @@ impl Record {
             bus: self.bus.0,
             line: self.line,
             reset,
-            exceptions: Exceptions::default(),
+            exceptions: self.granted.exceptions(),
         };
         nodes.write(&paths::order(self.pcidom(), loan), &order.to_string())
     }

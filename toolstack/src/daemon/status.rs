@@ -11,9 +11,11 @@ use pcidom_xenbus::DomId;
 use super::attach::find_domain;
 use super::loan::Loan;
 use super::pool::{Pcidom, PoolDevice, PoolState};
-use super::{Client, Daemon, Env, Failure, Stage, line, paths};
+use super::{Client, Daemon, Env, Failure, Stage, exceptions, line, paths};
 use crate::store::{Nodes, StoreError};
-use crate::verb::{Bdf, ListLine, LoanLine, PcidomLine, PoolLine, Reply, Status};
+use crate::verb::{
+    Bdf, DeniedLine, ListLine, LoanLine, PcidomLine, PoolLine, Reply, Status,
+};
 
 /// A pcidom that serves writes its report in milliseconds; one that doesn't is shown without.
 const REPORT_DEADLINE: Duration = Duration::from_secs(2);
@@ -21,6 +23,9 @@ const REPORT_DEADLINE: Duration = Duration::from_secs(2);
 /// lets a domain have 1000 nodes.
 const MAX_REPORT_NODES: usize = 512;
 const MAX_REPORT_DEPTH: usize = 4;
+
+/// What pcidom writes in front of the writes that it denied.
+const DENIED: &str = " denied writes:";
 
 /// A status that waits for reports.
 #[derive(Debug)]
@@ -147,8 +152,12 @@ impl Daemon {
                     Err(reason) => (None, Some(reason.to_string())),
                 },
             };
+            let armed = match entry.port {
+                true => Vec::new(),
+                false => exceptions::armed(env, *device),
+            };
             let (device, note) = (Bdf(*device), note(entry));
-            PoolLine { device, state: state.into(), note, port, no_port }
+            PoolLine { device, state: state.into(), note, port, no_port, armed }
         });
         let pool = pool.collect();
         let mut report = None;
@@ -174,6 +183,8 @@ impl Daemon {
             no_line: (!loan.record.line).then(|| line::NOT_GIVEN.into()),
             no_strict_reset: loan.record.lax,
             difference: said(id).and_then(|text| difference(loan, text)),
+            exceptions: loan.record.granted.texts(),
+            denied: denied_writes(report.as_ref(), loan),
         });
         let loans = loans.collect();
         PcidomLine {
@@ -193,6 +204,20 @@ fn vdev(VirtualBdf(at): VirtualBdf) -> String {
         (0, 0) => format!("{:02x}.{:x}", at.device(), at.function()),
         _ => at.to_string(),
     }
+}
+
+/// What pcidom says that the loan's guest was denied.
+fn denied_writes(
+    report: Option<&BTreeMap<String, String>>,
+    loan: &Loan,
+) -> Vec<DeniedLine> {
+    let nodes = format!("guests/{}/", loan.record.guest);
+    let device = format!("{} ", loan.record.device.0);
+    let mut said = report.into_iter().flatten();
+    let said =
+        said.find(|(key, text)| key.starts_with(&nodes) && text.starts_with(&device));
+    let text = said.and_then(|(_, text)| text.split_once(DENIED));
+    text.map(|(_, text)| exceptions::denied(text)).unwrap_or_default()
 }
 
 /// Compares what pcidom says it holds for a loan with the record. Each request that was

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use pcidom_pci::Sbdf;
 use pcidom_xenbus::DomId;
 
-use crate::host::{Above, Below, EcamRegion, Host, HostError, Quirk, RawDevice};
+use crate::host::{Above, Armed, Below, EcamRegion, Host, HostError, Quirk, RawDevice};
 
 /// An NVMe as QEMU makes one: one 64-bit BAR, MSI-X with 65 entries at 0x40, PCI Express
 /// at 0x80, interrupt line 16.
@@ -59,6 +59,8 @@ pub struct FakeHost {
     pub armed: BTreeSet<Sbdf>,
     /// The registers of each that pciback lets through.
     pub quirks: BTreeMap<Sbdf, Vec<Quirk>>,
+    /// Those that pciback lets everything through for.
+    pub permissive: BTreeSet<Sbdf>,
     /// The port above each device that is not on a root bus.
     pub ports: BTreeMap<Sbdf, Sbdf>,
     /// The driver that has a device, if that is not pciback.
@@ -128,5 +130,16 @@ impl Host for FakeHost {
     fn arm_port(&mut self, port: Sbdf, quirks: &[Quirk]) -> Result<(), HostError> {
         self.quirks.insert(port, quirks.into());
         Ok(())
+    }
+
+    fn permit(&mut self, device: Sbdf) -> Result<(), HostError> {
+        self.permissive.insert(device);
+        Ok(())
+    }
+
+    fn armed(&mut self, device: Sbdf) -> Result<Armed, HostError> {
+        let permissive = self.permissive.contains(&device);
+        let quirks = self.quirks.get(&device).cloned().unwrap_or_default();
+        Ok(Armed { permissive, quirks })
     }
 }

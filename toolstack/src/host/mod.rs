@@ -22,15 +22,28 @@ pub struct HostError(pub String);
 pub struct Quirk {
     /// Offset in config space.
     pub offset: u16,
-    /// Its width: 1 or 2.
+    /// Its width: 1, 2 or 4.
     pub bytes: u8,
 }
 
 impl Quirk {
     /// All bits of the register: pcidom's own table says which of them a guest may touch.
     pub const fn mask(self) -> u32 {
-        if self.bytes == 1 { 0xff } else { 0xffff }
+        match self.bytes {
+            1 => 0xff,
+            2 => 0xffff,
+            _ => u32::MAX,
+        }
     }
+}
+
+/// What pciback lets a frontend do with a device, beyond what it always does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Armed {
+    /// Any write to what it has no rule for, until it lets go of the device.
+    pub permissive: bool,
+    /// Registers, until the device leaves its frontend.
+    pub quirks: Vec<Quirk>,
 }
 
 /// A device as sysfs shows it.
@@ -81,6 +94,13 @@ pub trait Host {
     fn arm_port(&mut self, port: Sbdf, quirks: &[Quirk]) -> Result<(), HostError> {
         self.arm(port, quirks)
     }
+
+    /// Makes pciback let any write through that it has no rule for. It can't be told to stop
+    /// that before it lets go of the device.
+    fn permit(&mut self, device: Sbdf) -> Result<(), HostError>;
+
+    /// What pciback has been told to let through.
+    fn armed(&mut self, device: Sbdf) -> Result<Armed, HostError>;
 
     /// Stops the device's DMA: bus master off, in hardware. A device that is not there, or
     /// does not answer, has none.

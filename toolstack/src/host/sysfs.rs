@@ -8,10 +8,14 @@ use std::path::PathBuf;
 use pcidom_pci::Sbdf;
 use pcidom_xenbus::DomId;
 
-use super::{Above, Below, EcamRegion, Host, HostError, Quirk, RawDevice, topology};
+use super::{
+    Above, Armed, Below, EcamRegion, Host, HostError, Quirk, RawDevice, topology,
+};
 
 /// Linux's name for xen-pciback.
 const DRIVER: &str = "bus/pci/drivers/pciback";
+/// Its list of devices for which it lets everything through that it has no rule for.
+const PERMISSIVE: &str = "permissive";
 /// The firmware's table of config space in memory.
 const MCFG: &str = "firmware/acpi/tables/MCFG";
 /// pciback shows its lists as far as one page goes: a list about that long may be cut.
@@ -74,19 +78,36 @@ impl Sysfs {
 /// Whether the text of `quirks` has this field for the device: a line with its address
 /// (without the segment), then lines with blanks in front, `offset:size:mask` each.
 fn has_quirk(shown: &str, device: Sbdf, quirk: Quirk) -> bool {
+    let wanted = format!("{:08x}:{:x}:{:08x}", quirk.offset, quirk.bytes, quirk.mask());
+    fields(shown, device).any(|field| field == wanted)
+}
+
+/// The fields of one device in the text of `quirks`.
+fn fields(shown: &str, device: Sbdf) -> impl Iterator<Item = &str> {
     let mut ours = false;
     let named = Sbdf::new(0, device.bus(), device.device(), device.function());
-    let wanted = format!("{:08x}:{:x}:{:08x}", quirk.offset, quirk.bytes, quirk.mask());
-    for line in shown.lines() {
+    shown.lines().filter_map(move |line| {
         if line.starts_with(|c: char| c.is_ascii_whitespace()) {
-            if ours && line.trim() == wanted {
-                return true;
-            }
-        } else {
-            ours = line.trim().parse().ok() == named;
+            return ours.then(|| line.trim());
         }
-    }
-    false
+        ours = line.trim().parse().ok() == named;
+        None
+    })
+}
+
+/// A field that pciback was told of. Its own are in the list, too, without a mask.
+fn quirk(field: &str) -> Option<Quirk> {
+    let mut parts = field.split(':').map(|part| u32::from_str_radix(part, 16).ok());
+    let [offset, bytes, mask] = [parts.next()??, parts.next()??, parts.next()??];
+    // The line with a device's ids has four.
+    let last = parts.next().is_none();
+    let (offset, bytes) = (offset.try_into().ok()?, bytes.try_into().ok()?);
+    (last && mask != 0).then_some(Quirk { offset, bytes })
+}
+
+/// Whether a list of addresses has this one.
+fn lists(text: &str, device: Sbdf) -> bool {
+    text.lines().any(|line| line.trim().parse() == Ok(device))
 }
 
 impl Sysfs {
@@ -170,10 +191,9 @@ impl Host for Sysfs {
 
     fn arm(&mut self, device: Sbdf, quirks: &[Quirk]) -> Result<(), HostError> {
         const CONTROL: &str = "allow_interrupt_control";
-        let listed = |text: String| text.lines().any(|l| l.trim().parse() == Ok(device));
-        if !listed(self.show(CONTROL)?) {
+        if !lists(&self.show(CONTROL)?, device) {
             self.tell(CONTROL, &device.to_string())?;
-            if !listed(self.show(CONTROL)?) {
+            if !lists(&self.show(CONTROL)?, device) {
                 return Err(HostError(format!("pciback's {CONTROL} did not take")));
             }
         }
@@ -195,6 +215,20 @@ impl Host for Sysfs {
             }
         }
         Ok(())
+    }
+
+    fn permit(&mut self, device: Sbdf) -> Result<(), HostError> {
+        if lists(&self.show(PERMISSIVE)?, device) {
+            return Ok(());
+        }
+        self.tell(PERMISSIVE, &device.to_string())
+    }
+
+    fn armed(&mut self, device: Sbdf) -> Result<Armed, HostError> {
+        let permissive = lists(&self.show(PERMISSIVE)?, device);
+        let shown = self.show("quirks")?;
+        let quirks = fields(&shown, device).filter_map(quirk).collect();
+        Ok(Armed { permissive, quirks })
     }
 }
 
@@ -272,6 +306,30 @@ mod tests {
         let slot = Quirk { offset: 0x58, bytes: 2 };
         let error = host.arm_port(port, &[control, slot]).unwrap_err().to_string();
         assert!(error.contains("0000:00:02.0-00000058:2:0000ffff"), "{error}");
+    }
+
+    #[test]
+    fn what_pciback_was_told_is_told_from_its_own_fields() {
+        let root = tempfile::tempdir().unwrap();
+        let driver = root.path().join("bus/pci/drivers/pciback");
+        fs::create_dir_all(&driver).unwrap();
+        let own = "\t\t00000004:2:00000000\n\t\t0000000d:1:00000000\n";
+        let shown = format!(
+            "00:03.0\n\t8086:10d3:8086:0000\n{own}\t\t00000090:2:0000ffff\n\
+             01:00.0\n\t1b36:0010:1af4:1100\n\t\t00000044:4:ffffffff\n{own}"
+        );
+        fs::write(driver.join("quirks"), shown).unwrap();
+        fs::write(driver.join("permissive"), "0000:00:03.0\n").unwrap();
+        let mut host = Sysfs::at(root.path());
+        let mut armed = |text: &str| {
+            let armed = host.armed(text.parse().unwrap()).unwrap();
+            (armed.permissive, armed.quirks)
+        };
+        assert_eq!(armed("00:03.0"), (true, vec![Quirk { offset: 0x90, bytes: 2 }]));
+        assert_eq!(armed("01:00.0"), (false, vec![Quirk { offset: 0x44, bytes: 4 }]));
+        host.permit("01:00.0".parse().unwrap()).unwrap();
+        let told = fs::read_to_string(driver.join("permissive")).unwrap();
+        assert_eq!(told, "0000:01:00.0");
     }
 
     #[test]

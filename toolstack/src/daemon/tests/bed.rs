@@ -13,7 +13,7 @@ use crate::daemon::{Client, Daemon, Env};
 use crate::fake::{FakeHost, FakeStore, FakeXen, Owner, nvme};
 use crate::hypervisor::DomainInfo;
 use crate::store::{Nodes, Permissions, Store};
-use crate::verb::{Bdf, Reply, Verb};
+use crate::verb::{Bdf, Reply, Verb, Wish};
 
 pub(super) const DOM0: DomId = DomId::DOM0;
 pub(super) const P: DomId = DomId(1);
@@ -217,6 +217,7 @@ impl Bed {
             share_line: false,
             lax: false,
             wait: None,
+            wish: Wish::default(),
             pcidom: None,
         })
     }

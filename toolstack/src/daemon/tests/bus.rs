@@ -3,7 +3,7 @@ use pcidom_loan::BusPolicy;
 use super::bed::{BACK, Bed, device};
 use super::errors::refused;
 use crate::daemon::Client;
-use crate::verb::{Bdf, Bus, Verb};
+use crate::verb::{Bdf, Bus, Verb, Wish};
 
 const EXTRA: &str = "/vm/pcidom-1/image/cmdline";
 
@@ -16,6 +16,7 @@ fn attach(guest: &str, number: u8, slot: Option<u8>, bus: Option<BusPolicy>) -> 
         share_line: false,
         lax: false,
         wait: None,
+        wish: Wish::default(),
         pcidom: None,
     }
 }

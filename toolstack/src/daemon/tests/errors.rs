@@ -4,7 +4,7 @@ use super::bed::{Bed, FRONT, G, G2, P, P2, P3, device};
 use crate::daemon::{Daemon, Found, Protection};
 use crate::fake::Holdings;
 use crate::hypervisor::DomainInfo;
-use crate::verb::{Bdf, Reply, Status, Verb};
+use crate::verb::{Bdf, Reply, Status, Verb, Wish};
 
 /// All that a failed command must not change: XenStore (but the number of the next loan and
 /// pcidom's own notes), who owns what in Xen, and what `status` shows.
@@ -63,6 +63,7 @@ pub(super) fn attach(guest: &str, number: u8, pcidom: Option<&str>) -> Verb {
         share_line: false,
         lax: false,
         wait: None,
+        wish: Wish::default(),
         pcidom: pcidom.map(Into::into),
     }
 }

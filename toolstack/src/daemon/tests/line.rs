@@ -2,7 +2,7 @@
 
 use super::bed::{Bed, G, G2, device};
 use crate::hypervisor::Right;
-use crate::verb::{Bdf, Reply, Verb};
+use crate::verb::{Bdf, Reply, Verb, Wish};
 
 /// Byte of COMMAND with INTx disable, and the bit.
 const INTX_DISABLE: (usize, u8) = (5, 4);
@@ -34,6 +34,7 @@ fn attach(bed: &mut Bed, guest: &str, number: u8, share_line: bool) -> Reply {
         share_line,
         lax: false,
         wait: None,
+        wish: Wish::default(),
         pcidom: None,
     });
     bed.reply()

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::bed::{BACK, Bed, FRONT, G, device};
-use crate::verb::{Bdf, Verb};
+use crate::verb::{Bdf, Verb, Wish};
 
 fn attach(bed: &mut Bed, number: u8) {
     bed.ask(&Verb::Attach {
@@ -14,6 +14,7 @@ fn attach(bed: &mut Bed, number: u8) {
         share_line: false,
         lax: false,
         wait: None,
+        wish: Wish::default(),
         pcidom: None,
     });
 }

@@ -6,6 +6,7 @@ mod bus;
 mod detach;
 mod end;
 mod errors;
+mod exceptions;
 mod faults;
 mod lease;
 mod line;

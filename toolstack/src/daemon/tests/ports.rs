@@ -7,7 +7,7 @@ use super::errors::status;
 use crate::fake::{Holdings, Owner};
 use crate::host::EcamRegion;
 use crate::hypervisor::errno;
-use crate::verb::{Bdf, PoolLine, Verb};
+use crate::verb::{Bdf, PoolLine, Verb, Wish};
 
 const EPERM: i32 = 1;
 
@@ -309,6 +309,7 @@ fn no_strict_reset_goes_with_every_order_and_survives_the_daemon() {
         share_line: false,
         lax: true,
         wait: None,
+        wish: Wish::default(),
         pcidom: None,
     });
     let lax = ResetTerms { lax: true, ..ResetTerms::default() };

@@ -5,7 +5,7 @@ use pcidom_pci::reset::Method;
 use super::bed::{Bed, device, port};
 use super::errors::{attach, refused, status};
 use super::reset::reset;
-use crate::verb::{Bdf, Verb};
+use crate::verb::{Bdf, Verb, Wish};
 
 const BUS: Option<Method> = Some(Method::SecondaryBus);
 const SLOT: Option<Method> = Some(Method::Slot);
@@ -23,6 +23,7 @@ fn attach_port() -> Verb {
         share_line: false,
         lax: true,
         wait: None,
+        wish: Wish::default(),
         pcidom: None,
     }
 }
