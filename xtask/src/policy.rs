@@ -4,6 +4,7 @@ use crate::workspace::Workspace;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use pciback::VirtualFunction;
+use pciback::policy::expect::Line;
 use pciback::policy::{doc, expect};
 use pcidom_loan::{Allowed, Exceptions};
 use pcidom_pci::dump::scan_dump;
@@ -47,6 +48,15 @@ pub(crate) fn run(workspace: &Workspace, wish: &Wish) -> Result<()> {
 
 /// The lines for a dump.
 fn expected(raw: &[u8], allow: &[String], permissive: bool) -> Result<String> {
+    Ok(expect::text(&function(raw, allow, permissive)?, raw))
+}
+
+/// The table for a dump, a line for each double word.
+pub(crate) fn lines(raw: &[u8], allow: &[String], permissive: bool) -> Result<Vec<Line>> {
+    Ok(function(raw, allow, permissive)?.lines().collect())
+}
+
+fn function(raw: &[u8], allow: &[String], permissive: bool) -> Result<VirtualFunction> {
     let function = scan_dump(SOMEWHERE.parse()?, raw)?;
     let plain = VirtualFunction::new(&function);
     let mut exceptions = Exceptions::default();
@@ -64,7 +74,7 @@ fn expected(raw: &[u8], allow: &[String], permissive: bool) -> Result<String> {
             allowed.with_context(|| format!("nothing of {item} can be allowed"))?;
         ensure!(exceptions.allow(allowed), "too many exceptions");
     }
-    Ok(expect::text(&plain.with(&exceptions), raw))
+    Ok(plain.with(&exceptions))
 }
 
 /// Puts the tables into the document.

@@ -24,6 +24,24 @@ const SWEPT: usize = 256;
 /// A list that is longer runs in circles.
 const MAX_CAPABILITIES: usize = 48;
 
+/// Writes the byte to every place of the config space, four, two and one at a time.
+pub(crate) fn sweep(path: &str, pattern: u8) -> Result<(), Failure> {
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    let end = file.metadata()?.len();
+    let mut refused = 0_u32;
+    let mut write = |bytes: &[u8]| {
+        for offset in (0..end).step_by(bytes.len()) {
+            refused += u32::from(file.write_all_at(bytes, offset).is_err());
+        }
+    };
+    write(&[pattern; 4]);
+    write(&[pattern; 2]);
+    write(&[pattern]);
+    result("sweep/bytes", end);
+    result("sweep/refused", refused);
+    Ok(())
+}
+
 /// Measures every kind of access, `rounds` times each.
 ///
 /// Nothing else may use the device meanwhile: its bus mastering goes off and on.

@@ -2,6 +2,7 @@
 
 mod bzimage;
 mod cache;
+mod config;
 mod console;
 mod cpio;
 mod debian;

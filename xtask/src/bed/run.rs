@@ -1,5 +1,6 @@
 //! One run: watches the console, ends the machine, collects and judges.
 
+use super::config;
 use super::console::Event;
 use super::disk;
 use super::machine::{BootFiles, Machine};
@@ -90,7 +91,9 @@ pub(crate) fn run(
         Err(error) => progress::say(format_args!("no files from dom0: {error:#}")),
     }
     if verdict == Verdict::Success {
-        match disk::compare(scenario, folder, &logs.join("console")) {
+        let disks = disk::compare(scenario, folder, &logs.join("console"));
+        let spaces = config::compare(&logs.join("config"), scenario.config);
+        match disks.and_then(|disks| Ok([disks, spaces?].concat())) {
             Ok(report) => {
                 for line in report {
                     println!("    ok: on the host, {line}");

@@ -27,6 +27,8 @@ pub(crate) struct Scenario {
     pub(crate) types_on_com2: bool,
     /// Whether dom0 gets the frontend that asks what Linux never asks.
     pub(crate) needs_front: bool,
+    /// How many config spaces must be compared with the register table.
+    pub(crate) config: usize,
     /// How many rounds of random work, and from which seed.
     pub(crate) soak: Option<Soak>,
     /// A test variant of the image that must be in dom0 too.
@@ -84,6 +86,7 @@ impl Scenario {
             on_demand: false,
             needs_front: false,
             types_on_com2: false,
+            config: 0,
             soak: None,
             image: None,
             tool: None,
@@ -121,6 +124,7 @@ impl Scenario {
             "pcidom" => self.needs_pcidom = yes_or_no(value)?,
             "on_demand" => self.on_demand = yes_or_no(value)?,
             "front" => self.needs_front = yes_or_no(value)?,
+            "config" => self.config = value.parse()?,
             "com2" => self.types_on_com2 = yes_or_no(value)?,
             "soak" => self.soak = Some(Soak::parse(value)?),
             "regions" => {

@@ -1,0 +1,15 @@
+# The only PCI device that the guest has.
+the_device() { for device in /sys/bus/pci/devices/*; do echo "$device"; done | head -n 1; }
+
+# no_driver: nothing in the guest uses it.
+no_driver() {
+    device=$(the_device)
+    [ ! -e "$device/driver" ] || echo "${device##*/}" > "$device/driver/unbind"
+    [ ! -e "$device/driver" ]
+}
+
+config_dump() { od -An -v -tx1 "$(the_device)/config"; }
+config_sweep() { bed-probe sweep "$(the_device)/config" "$1"; }
+
+# config_sweep_denied: one write that no device lets through, of Cache Line Size's neighbour.
+config_sweep_denied() { setpci -s "$(basename "$(the_device)")" LATENCY_TIMER=40; }
