@@ -23,6 +23,16 @@ pub(crate) struct Answer {
     pub(crate) vectors: Vec<u16>,
 }
 
+/// Puts a request.
+pub(crate) fn put(link: &Link, op: &RawOp, entries: &[RawMsixEntry]) {
+    let page = &link.page;
+    store_op(page, op);
+    store_msix(page, entries);
+    page.barrier();
+    page.fetch_or(word::FLAGS, FRONT_ACTIVE);
+    notify(link.port);
+}
+
 /// Puts a request and waits; `None` if there was no answer.
 pub(crate) fn ask(
     xen: &mut Xen,
@@ -31,11 +41,7 @@ pub(crate) fn ask(
     entries: &[RawMsixEntry],
 ) -> Option<Answer> {
     let page = &link.page;
-    store_op(page, op);
-    store_msix(page, entries);
-    page.barrier();
-    page.fetch_or(word::FLAGS, FRONT_ACTIVE);
-    notify(link.port);
+    put(link, op, entries);
     let deadline = now().after(PATIENCE);
     while page.load(word::FLAGS) & FRONT_ACTIVE != 0 {
         if now() >= deadline {

@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use pcidom_xenbus::pciif::{AER_HANDLER, MAGIC, word};
-use pcidom_xenbus::{DomId, Port, SharedPage, XenbusState};
+use pcidom_xenbus::{DomId, GrantRef, Port, SharedPage, XenbusState};
 
 use crate::nodes;
 use crate::say::say;
@@ -25,6 +25,12 @@ pub(crate) struct Place {
 /// A connected link.
 #[derive(Debug)]
 pub(crate) struct Link {
+    /// Who serves it.
+    pub(crate) peer: DomId,
+    /// The backend's folder.
+    pub(crate) back: String,
+    /// What the page is granted by.
+    pub(crate) reference: GrantRef,
     /// The page both ends write.
     pub(crate) page: GrantedPage,
     /// The event channel.
@@ -62,15 +68,17 @@ impl Link {
         for (number, place) in functions.iter().enumerate() {
             say!("function {number} is at {place:x?}");
         }
-        Ok(Self { page, port, functions })
+        Ok(Self { peer, back, reference, page, port, functions })
     }
 }
 
-fn front(key: &str) -> String {
+/// A node of the frontend.
+pub(crate) fn front(key: &str) -> String {
     format!("{FRONT}/{key}")
 }
 
-fn set_state(xen: &mut Xen, state: XenbusState) -> Result<(), String> {
+/// Tells the backend a state.
+pub(crate) fn set_state(xen: &mut Xen, state: XenbusState) -> Result<(), String> {
     nodes::write(xen, &front("state"), &format!("{}", state.number()))
 }
 

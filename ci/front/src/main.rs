@@ -5,7 +5,8 @@
 //! it knows what is right.
 //!
 //! Words of its command line make it a flood of XenStore instead: `flood=SECONDS`, and before it
-//! `link=yes` for one that has a PCI link.
+//! `link=yes` for one that has a PCI link. `hostile=ATTACK seconds=SECONDS` makes it attack its
+//! backend, by one of the names in `hostile`.
 //!
 //! | module | what it is about |
 //! |---|---|
@@ -16,6 +17,7 @@
 //! | `ask` | one request in the shared page, and its answer |
 //! | `sequences` | what is asked, as data |
 //! | `flood` | the flood of XenStore |
+//! | `hostile` | the attacks on the backend |
 //! | `play` | puts a sequence and prints the answers |
 #![no_std]
 #![no_main]
@@ -24,6 +26,7 @@ extern crate alloc;
 
 mod ask;
 mod flood;
+mod hostile;
 mod link;
 mod nodes;
 mod play;
@@ -41,9 +44,14 @@ use crate::say::say;
 use crate::xen::Xen;
 
 fn main(mut xen: Xen, info: &StartInfo) -> ! {
-    let done = match info.option("flood") {
-        Some(seconds) => flood(&mut xen, seconds, info.option("link") == Some("yes")),
-        None => questions(&mut xen),
+    let done = match (info.option("flood"), info.option("hostile")) {
+        (Some(seconds), _) => {
+            flood(&mut xen, seconds, info.option("link") == Some("yes"))
+        }
+        (None, Some(attack)) => {
+            hostile::attack(&mut xen, attack, info.option("seconds").unwrap_or("60"))
+        }
+        (None, None) => questions(&mut xen),
     };
     if let Err(error) = done {
         say!("@@FRONT failed {error}");

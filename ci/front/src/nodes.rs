@@ -19,6 +19,11 @@ pub(crate) fn write(xen: &mut Xen, path: &str, value: &str) -> Result<(), String
         .map_err(|error| alloc::format!("cannot write {path}: {error}"))
 }
 
+/// Removes a node, and all below it.
+pub(crate) fn remove(xen: &mut Xen, path: &str) -> Result<(), String> {
+    request(xen, Kind::Remove, &[path.as_bytes(), b"\0"]).map(drop)
+}
+
 /// Waits until a node holds, or does not hold, what is wanted.
 pub(crate) fn wait_until(
     xen: &mut Xen,

@@ -19,6 +19,7 @@ floor! {
     heap "../../../../kernel/src/image/heap.rs" "the image says how full it is";
 }
 
+mod forged;
 #[path = "../../../../kernel/src/image/page.rs"]
 mod page;
 #[path = "../../../../kernel/src/image/ring.rs"]
@@ -41,6 +42,7 @@ use xen_sys::start_info;
 pub(crate) use self::call::give_way;
 pub(crate) use self::console::PvConsole as Console;
 use self::events::Events;
+pub(crate) use self::forged::Forged;
 pub(crate) use self::grants::GrantedPage;
 use self::grants::Grants;
 pub(crate) use self::shared::now;
@@ -54,6 +56,8 @@ pub(crate) struct Xen {
     pub(crate) events: Events,
     /// Pages for others.
     pub(crate) grants: Grants,
+    /// Grants that are none.
+    pub(crate) forged: Forged,
     /// XenStore's ring.
     pub(crate) store: Store,
     /// The number of the last request to XenStore.
@@ -114,10 +118,11 @@ extern "C" fn pcidom_entry(raw: *const start_info) -> ! {
     };
     let mut events = Events::new();
     let added = events.add(store.port());
-    let grants = Grants::new(space);
+    // In this order: who sets the table up first is who makes it.
+    let grants = Grants::new(space).and_then(|g| Ok((g, Forged::new(space)?)));
     match (added, grants) {
-        (Ok(()), Ok(grants)) => {
-            crate::main(Xen { events, grants, store, requests: 0 }, &info)
+        (Ok(()), Ok((grants, forged))) => {
+            crate::main(Xen { events, grants, forged, store, requests: 0 }, &info)
         }
         (Err(error), _) | (_, Err(error)) => fail(format_args!("{error}")),
     }
