@@ -83,6 +83,18 @@ pub(crate) fn measure(path: &str, rounds: u32) -> Result<(), Failure> {
     write(&file, rounds, "bus-master", COMMAND, [without, command])
 }
 
+/// How long an access takes: a read, and a write that reaches the hardware.
+pub(crate) fn measure_access(path: &str, rounds: u32) -> Result<(), Failure> {
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    let mut value = [0; 2];
+    let time = median_time(rounds, |_| Ok(file.read_exact_at(&mut value, STATUS)?))?;
+    result("access/read", time);
+    let line = read::<1>(&file, CACHE_LINE_SIZE)?;
+    let time = median_time(rounds, |_| Ok(file.write_all_at(&line, CACHE_LINE_SIZE)?))?;
+    result("access/write", time);
+    Ok(())
+}
+
 /// How long 99 of 100 accesses take at most: reads, and writes that reach the hardware.
 pub(crate) fn measure_late(path: &str, rounds: u32) -> Result<(), Failure> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;

@@ -22,6 +22,7 @@ type Failure = Box<dyn std::error::Error>;
 const USAGE: &str = "\
 bed-probe config FILE ROUNDS            latency of each kind of access to a config space
 bed-probe sweep FILE PATTERN             writes a byte everywhere in a config space, in each width
+bed-probe access FILE ROUNDS            latency of a read, and of a write that reaches hardware
 bed-probe late FILE ROUNDS              the time of the slowest of a hundred accesses to it
 bed-probe drive DEVICE SECONDS THREADS  4 KiB random reads, past the page cache
 bed-probe until FILE TEXT SECONDS COMMAND...
@@ -54,6 +55,7 @@ fn run(words: &[&str]) -> Result<ExitCode, Failure> {
         }
         ["sweep", file, pattern] => config::sweep(file, u8::from_str_radix(pattern, 16)?),
         ["config", file, rounds] => config::measure(file, rounds.parse()?),
+        ["access", file, rounds] => config::measure_access(file, rounds.parse()?),
         ["late", file, rounds] => config::measure_late(file, rounds.parse()?),
         ["drive", device, seconds, threads] => {
             drive::measure(device, seconds.parse()?, threads.parse()?)
