@@ -1,0 +1,258 @@
+. /bed/lib/front.sh
+
+# Without ROUNDS a short slice: one guest that goes through all attacks. With ROUNDS each attack
+# by itself, so many rounds of each; 3 rounds take about five minutes.
+#
+# A control attacks nobody: `spin` burns its CPU, `noise` makes XenStore as busy as `states` and
+# `nodes` do. What these cost the other guest is the price of Xen, of XenStore and of an
+# emulated machine, which pcidom can't lower; what is allowed begins there. `NAME@CPU` has
+# another CPU than the rest, and is only noted.
+if [ -n "${ROUNDS:-}" ]; then
+    CONTROLS="spin noise spin@1"
+    ATTACKS=${ATTACKS:-port rewrite lies hog grants ports states nodes silent}
+else
+    CONTROLS=spin
+    ATTACKS=${ATTACKS:-all}
+    ROUNDS=3
+fi
+# Seconds that the drive is read in each measurement, reads at one time, accesses to config space.
+SECONDS_EACH=1
+AT_ONCE=4
+ACCESSES=100
+# So many times as slow a config read may be, and so much of the reads per second must be left,
+# in percent.
+SLOWEST=200
+LEAST=90
+# Lines that a log may grow by from one hostile guest to the next, whatever it does. pcidom lets a
+# guest cause 64 in a row and one a second (kernel/src/machine/talk.rs); the rest are what a guest's
+# coming and going causes, and a loan to the other guest.
+PCIDOM_LINES=104
+DAEMON_LINES=40
+KERNEL_LINES=20
+# Attacks in `all`.
+ATTACKS_IN_ALL=8
+# Longer than the scenario takes.
+FOREVER=86400
+
+DAEMON_LOG=/var/log/xen/pcidom.log
+# Rows `ATTACK METRIC ALONE BESIDE PERCENT`.
+HOSTILE=/var/log/xen/hostile.txt
+: > "$HOSTILE"
+
+# pin NAME CPU
+pin() { xl vcpu-pin "$1" 0 "$2" "$2"; }
+
+# ---- measuring ----
+
+# sample FILE: the honest guest's figures are added to FILE.read, FILE.write and FILE.iops, in
+# nanoseconds and per second.
+sample() {
+    guest_run g1 120 "bed-probe access /sys/bus/pci/devices/*/config $ACCESSES" > /dev/null ||
+        fail "g1: config space"
+    sed -n 's/^@@BENCH access\/read \([0-9]*\).*/\1/p' "$OUT" >> "$1.read"
+    sed -n 's/^@@BENCH access\/write \([0-9]*\).*/\1/p' "$OUT" >> "$1.write"
+    guest_run g1 60 "bed-probe drive /dev/nvme0n1 $SECONDS_EACH $AT_ONCE" > /dev/null || fail "g1: drive"
+    sed -n "s/^@@BENCH iops\/$AT_ONCE \([0-9]*\).*/\1/p" "$OUT" >> "$1.iops"
+}
+
+# median FILE: of an even number, the lower of the two in the middle.
+median() { sort -n "$1" | awk '{ n[NR] = $1 } END { print n[int((NR + 1) / 2)] }'; }
+
+# percent METRIC: the median beside the attack, of that alone; also a row of the file.
+percent() {
+    alone=$(median "/tmp/alone.$1") beside=$(median "/tmp/beside.$1")
+    PERCENT=$((beside * 100 / alone))
+    echo "$attack $1 $alone $beside $PERCENT" >> "$HOSTILE"
+    note "$attack: $1 $alone alone, $beside beside it: $PERCENT %"
+}
+
+# reads_are_prompt, drive_is_fast: beside the attack, by the control where there was one.
+reads_are_prompt() {
+    echo "$READ_PERCENT %, at most $SLOWEST % of $CONTROL_READ %"
+    [ "$READ_PERCENT" -le $((SLOWEST * CONTROL_READ / 100)) ]
+}
+drive_is_fast() {
+    echo "$IOPS_PERCENT %, at least $LEAST % of $CONTROL_IOPS %"
+    [ "$IOPS_PERCENT" -ge $((LEAST * CONTROL_IOPS / 100)) ]
+}
+CONTROL_READ=100
+CONTROL_IOPS=100
+# control_is: what comes from nobody's attack, if that is worse than nothing.
+control_is() {
+    [ "$READ_PERCENT" -le "$CONTROL_READ" ] || CONTROL_READ=$READ_PERCENT
+    [ "$IOPS_PERCENT" -ge "$CONTROL_IOPS" ] || CONTROL_IOPS=$IOPS_PERCENT
+}
+
+# ---- what must stay as it was ----
+
+# count_lines: of the three logs, in PCIDOM_NOW, DAEMON_NOW, KERNEL_NOW, and when.
+count_lines() {
+    PCIDOM_NOW=$(guest_log pcidom | wc -l) DAEMON_NOW=$(wc -l < "$DAEMON_LOG") KERNEL_NOW=$(dmesg | wc -l)
+    COUNTED=$(now_ms)
+}
+
+# logs_are_bounded: since the last time they have grown by what they may.
+logs_are_bounded() {
+    set -- "$PCIDOM_NOW" "$DAEMON_NOW" "$KERNEL_NOW" "$COUNTED"
+    count_lines
+    pcidom=$((PCIDOM_NOW - $1)) daemon=$((DAEMON_NOW - $2)) kernel=$((KERNEL_NOW - $3))
+    seconds=$(((COUNTED - $4) / 1000))
+    echo "lines in $seconds s: pcidom $pcidom, daemon $daemon, dom0's kernel $kernel"
+    [ "$pcidom" -le $((PCIDOM_LINES + seconds)) ] && [ "$daemon" -le "$DAEMON_LINES" ] &&
+        [ "$kernel" -le "$KERNEL_LINES" ]
+}
+
+# heap: bytes that pcidom has in use.
+heap() { pcidomctl status | sed -n 's/.*heap[^0-9]*\([0-9][0-9]*\).*/\1/p' | head -n 1; }
+heap_is() {
+    has=$(heap)
+    echo "heap: $has bytes, before: $1"
+    [ -n "$has" ] && [ "$has" = "$1" ]
+}
+
+# ---- attacks ----
+
+# turns: the lines that the hostile guest has printed, one for each turn of an attack.
+turns() { guest_log enemy | grep '^@@FRONT hostile attack='; }
+
+# attack_was_real: each attack had a turn, and tried something in one.
+attack_was_real() {
+    turns > /tmp/turns || return 1
+    tail -n 12 /tmp/turns
+    names=$(sed 's/.*attack=\([a-z]*\) .*/\1/' /tmp/turns | sort -u | wc -l)
+    [ "$names" -eq "$1" ] && grep -q 'tries=[1-9]' /tmp/turns
+}
+
+# nothing_bad_was_taken: no key that is wrong has made a link.
+nothing_bad_was_taken() {
+    turns | grep -E 'attack=(grants|ports) ' > /tmp/keys || return 0
+    tail -n 4 /tmp/keys
+    not grep -v ' done=0 ' /tmp/keys
+}
+
+# sums ATTACK: what all its turns have done.
+sums() {
+    turns | sed 's/[a-z]*=//g' | awk -v a="$1" '
+        $3 == a { t += $4; d += $5; r += $6; u += $7; n++ }
+        END { if (n) print a ": " n " turns, " t " tries, " d " done, " r " refused, " u " unanswered" }'
+}
+
+# is_refused: a guest that never answers keeps what nobody takes by force.
+is_refused() { not pcidomctl detach enemy "$disk1"; }
+
+# measure NAME[@CPU]: the hostile guest gets the second drive and begins; the other guest is
+# measured with and without it, by turns.
+measure() {
+    attack=$1
+    step "attack: $attack"
+    rm -f /tmp/alone.* /tmp/beside.*
+    create_front enemy "hostile=${attack%@*} seconds=$FOREVER"
+    case $attack in *@*) pin enemy "${attack#*@}" ;; *) pin enemy 0 ;; esac
+    xl sched-credit -d enemy -w 1
+    attach enemy "$disk1"
+    xl unpause enemy
+    guest_log_wait enemy '@@FRONT hostile begins' 60
+    for round in $(seq "$ROUNDS"); do
+        # By turns, what goes first: the machine grows slower or faster over minutes.
+        if [ $((round % 2)) = 1 ]; then
+            sample /tmp/beside
+            xl pause enemy
+            sample /tmp/alone
+            xl unpause enemy
+        else
+            xl pause enemy
+            sample /tmp/alone
+            xl unpause enemy
+            sample /tmp/beside
+        fi
+    done
+    percent write
+    percent read
+    READ_PERCENT=$PERCENT
+    percent iops
+    IOPS_PERCENT=$PERCENT
+}
+
+# leaves: the hostile guest ends.
+leaves() {
+    xl destroy enemy
+    ends enemy 30
+    wait_for "$disk1 is free" 60 device_is_free "$disk1"
+}
+
+# assault ATTACK COUNT: measures it, then the drive is taken from the hostile guest and given to
+# the other one, while the first goes on.
+assault() {
+    measure "$1"
+    check "$attack: g1's config reads take at most twice as long" reads_are_prompt
+    check "$attack: g1's drive is as fast as alone" drive_is_fast
+    wait_for "$attack: the attacks were made" 90 attack_was_real "$2"
+    check "$attack: no wrong key has made a link" nothing_bad_was_taken
+    for name in $(turns | sed 's/.*attack=\([a-z]*\) .*/\1/' | sort -u); do
+        note "$(sums "$name")"
+    done
+    check "$attack: pcidom answers" pcidomctl status
+    [ "$attack" != silent ] || check "$attack: it does not give its drive back" is_refused
+    check "$attack: the drive is taken by force" pcidomctl detach --force enemy "$disk1"
+    wait_for "$disk1 is free" 60 device_is_free "$disk1"
+    attach g1 "$disk1"
+    guest_must g1 60 'nvme_wait disk1 50'
+    guest_must g1 60 'nvme_verify disk1 2 1'
+    detach g1 "$disk1"
+    guest_must g1 30 'wait_until 20 has_devices 1'
+    leaves
+    check "$attack: no request of g1 timed out" pciback_was_prompt g1
+    check "$attack: the logs have hardly grown" logs_are_bounded
+    note "$attack: $(tail -n 1 /tmp/check.out)"
+}
+
+step "dom0 and guests on CPU 0, pcidom on CPU 1"
+# It is pcidom that is measured, not who gets one of two emulated CPUs. So pcidom has one for
+# itself, and what the hostile guest writes is written while pcidom reads. On the other who waits
+# for a drive goes before who serves, and both before who computes: by their weights the first
+# has its share at any time, and so is first whenever it wakes; the second has what XenStore
+# and the writes need; the last has what is left, a millisecond at a time.
+xl sched-credit -s -t 1 -r 0
+pin Domain-0 0
+xl sched-credit -d Domain-0 -w 16384
+assignable "$disk0" "$disk1"
+start_daemon
+start_pcidom "$disk0" "$disk1"
+pin pcidom 1
+xl sched-credit -d pcidom -w 8192
+create_guest g1
+pin g1 0
+xl sched-credit -d g1 -w 65535
+attach g1 "$disk0"
+drive_works g1 disk0 4
+# What pcidom keeps of a device that was lent it keeps before and after.
+attach g1 "$disk1"
+guest_must g1 60 'nvme_wait disk1 50'
+detach g1 "$disk1"
+guest_must g1 30 'wait_until 20 has_devices 1'
+
+for control in $CONTROLS; do
+    measure "$control"
+    case $control in *@*) ;; *) control_is ;; esac
+    leaves
+done
+count_lines
+HEAP=$(heap)
+for attack_now in $ATTACKS; do
+    case $attack_now in
+        all) assault all "$ATTACKS_IN_ALL" ;;
+        *) assault "$attack_now" 1 ;;
+    esac
+    wait_for "pcidom's heap is as before" 30 heap_is "$HEAP"
+    note "$(cat /tmp/wait.out)"
+done
+
+step "nothing is left"
+drive_works g1 disk0 8
+check "pcidom was never restarted" not guest_log_has pcidom 'restart number'
+check "pcidom has not panicked" not guest_log_has pcidom 'PANIC|TRAP'
+detach g1 "$disk0"
+check "no IOMMU fault" no_vtd_fault
+xl destroy g1
+ends g1 30
+check "no zombie is left" no_zombies
