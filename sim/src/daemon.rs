@@ -133,6 +133,7 @@ impl DaemonProcess {
     pub fn attach(&mut self, guest: DomId, device: Sbdf, pcidom: &str) -> Client {
         self.ask(Verb::Attach {
             guest: guest.to_string(),
+            owner: None,
             device: Bdf(device),
             slot: None,
             bus: None,
@@ -250,6 +251,7 @@ impl Hypervisor for SimHypervisor {
             Ok(life.map(|life| DomainInfo {
                 dying: life == domains::Life::Dying,
                 paused: xen.is_paused(domain),
+                hvm: xen.is_hvm(domain),
                 ..DomainInfo::default()
             }))
         })
@@ -265,8 +267,10 @@ impl Hypervisor for SimHypervisor {
         let allow = right == Right::Grant;
         self.call("xc_domain_iomem_permission", |xen| {
             let device = xen.bar_at(first_page).filter(|_| allow);
+            let owner = device.and_then(|device| xen.owner(device));
             if let Some(device) = device
-                && xen.owner(device) != Some(domain)
+                && owner != Some(domain)
+                && !xen.serves(domain, owner)
             {
                 // Rights without an IOMMU context end in VT-d faults.
                 xen.violation(format!("{domain} got the BARs of {device} before it"));

@@ -28,6 +28,10 @@ pub(crate) enum Command {
         /// How long a running guest may take to connect before the attach is undone.
         #[arg(long, value_name = "SECONDS", default_value_t = 30)]
         wait: u16,
+        /// The guest, HVM or PVH, whose stub domain GUEST is: the device and its interrupts
+        /// are to be that guest's, and GUEST is to have it on its link and map it.
+        #[arg(long, value_name = "OWNER")]
+        owner: Option<String>,
         /// Name or domid of a PV guest.
         guest: String,
         /// PCI_SPEC_STRING: [DDDD:]BB:SS.F[@VSLOT][,key=value...]; with the key

@@ -31,12 +31,13 @@ fn complain(text: &str) {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Attach { share_line, bus, wait, guest, spec, pcidom } => {
+        Command::Attach { share_line, bus, wait, owner, guest, spec, pcidom } => {
             Ok(with_spec("attach", &spec, |spec| {
                 let Spec { device, slot, lax, wish } = spec;
                 let (device, bus, wait) = (Bdf(device), bus.map(Bus), Some(wait));
                 let verb = Verb::Attach {
                     guest,
+                    owner,
                     device,
                     slot,
                     bus,

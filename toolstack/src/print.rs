@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::verb::{Bus, DeniedLine, ListLine, PcidomLine, Status};
+use crate::verb::{Bus, DeniedLine, ListLine, OwnerLine, PcidomLine, Status};
 
 const NOT_STRICT: &str = "lent even where no reset method works, made quiet only \
     (no-strict-reset=1)";
@@ -17,8 +17,10 @@ pub fn list(lines: &[ListLine], with_guest: bool) -> String {
         let _ = writeln!(text, "{guest}{vdev:4} {device}");
     };
     line("Guest", "Vdev", "Device");
-    for ListLine { guest, virtual_device, device } in lines {
-        line(guest, virtual_device.as_deref().unwrap_or("-"), &device.0.to_string());
+    for ListLine { guest, virtual_device, device, owner } in lines {
+        let owner = owner.as_ref().map(|owner| format!(" (of {owner})"));
+        let device = format!("{}{}", device.0, owner.unwrap_or_default());
+        line(guest, virtual_device.as_deref().unwrap_or("-"), &device);
     }
     text
 }
@@ -75,6 +77,12 @@ fn pcidom_text(text: &mut String, pcidom: &PcidomLine) {
             "  {:>4} {:>6} {} {guest:16} {:9} {pirqs}",
             loan.id, loan.generation, loan.device.0, loan.phase
         );
+        if let Some(OwnerLine { name, domid }) = &loan.owner {
+            let _ = writeln!(
+                text,
+                "       owner: {name} ({domid}), whose stub domain has it on its link"
+            );
+        }
         if let Some(no_line) = &loan.no_line {
             let _ = writeln!(text, "       note: {no_line}");
         }
@@ -164,6 +172,7 @@ mod tests {
             guest: guest.into(),
             virtual_device: virtual_device.map(Into::into),
             device: Bdf("01:00.0".parse().unwrap()),
+            owner: None,
         };
         assert_eq!(
             list(&[line("g1", Some("00.0"))], false),
@@ -173,5 +182,8 @@ mod tests {
             list(&[line("g1", Some("00.0")), line("longer", None)], true),
             "Guest  Vdev Device\ng1     00.0 0000:01:00.0\nlonger -    0000:01:00.0\n"
         );
+        let mut stub = line("g1-dm", Some("00.0"));
+        stub.owner = Some("g1".into());
+        assert_eq!(list(&[stub], false), "Vdev Device\n00.0 0000:01:00.0 (of g1)\n");
     }
 }

@@ -8,7 +8,8 @@ use pcidom_pci::reset::Method;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Version of what is said. A daemon and a tool of different versions part with a message.
-pub const VERSION: u32 = 1;
+/// 2: an attach may name an owner, which a daemon that knows of none must not overlook.
+pub const VERSION: u32 = 2;
 
 /// Longest request, in bytes: names, an address and a few options.
 pub const MAX_REQUEST: usize = 4096;
@@ -83,6 +84,9 @@ pub enum Verb {
     Attach {
         /// The guest, by name or domid.
         guest: String,
+        /// Whose stub domain it is, if it is one: that guest's the device will be.
+        #[serde(default)]
+        owner: Option<String>,
         /// The device.
         device: Bdf,
         /// The virtual slot, if one is asked for.
@@ -160,6 +164,18 @@ pub struct ListLine {
     pub virtual_device: Option<String>,
     /// The device.
     pub device: Bdf,
+    /// Whose stub domain the guest is, if it is one.
+    #[serde(default)]
+    pub owner: Option<String>,
+}
+
+/// The guest that a stub domain has a device for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnerLine {
+    /// Its name.
+    pub name: String,
+    /// Its domid.
+    pub domid: u16,
 }
 
 /// One device of a pool.
@@ -195,6 +211,9 @@ pub struct LoanLine {
     pub guest: String,
     /// Its domid.
     pub domid: u16,
+    /// Whose stub domain it is, if it is one: the device and the pirqs are that guest's.
+    #[serde(default)]
+    pub owner: Option<OwnerLine>,
     /// How far it has come.
     pub phase: String,
     /// The pirqs that are mapped for it.
@@ -330,6 +349,7 @@ mod tests {
     fn a_request_is_one_line_and_comes_back() {
         let verb = Verb::Attach {
             guest: "g\n1".into(),
+            owner: Some("hvm".into()),
             device: Bdf("01:00.0".parse().unwrap()),
             slot: Some(3),
             bus: Some(Bus(BusPolicy::Slot)),
@@ -351,8 +371,12 @@ mod tests {
             Err(Reply::Failed { text }) => text,
             other => panic!("{other:?}"),
         };
-        assert!(text(r#"{"version":2,"verb":"fly"}"#).contains("version 2"));
-        assert!(text(r#"{"version":1,"verb":"fly"}"#).contains("not a request"));
+        for other in [VERSION - 1, VERSION + 1] {
+            let line = format!(r#"{{"version":{other},"verb":"fly"}}"#);
+            assert!(text(&line).contains(&format!("tool version {other}")), "{line}");
+        }
+        let line = format!(r#"{{"version":{VERSION},"verb":"fly"}}"#);
+        assert!(text(&line).contains("not a request"));
         assert!(text("\0").contains("not a request"));
     }
 }

@@ -319,6 +319,7 @@ impl Xen {
             let owner = self.owner(device);
             let foreign = !matches!(owner, Some(DomId::DOM0 | DOM_IO))
                 && owner != Some(domain)
+                && !self.serves(domain, owner)
                 && domain != DomId::DOM0;
             if foreign && !self.bar_pages(device).is_disjoint(&pages) {
                 self.violation(format!(

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use pcidom_xenbus::{DomId, GrantRef, Pirq, Port};
 
 use super::devices::Rights;
-use super::errno::{EPERM, ESRCH};
+use super::errno::{EINVAL, EOPNOTSUPP, EPERM, ESRCH};
 use super::events::Channel;
 use super::grants::Grant;
 use super::pirqs::Mapped;
@@ -35,6 +35,8 @@ pub struct DomainConfig {
     pub extra_irqs: u16,
     /// Held by the toolstack (`xl create -p`), and not let go.
     pub paused: bool,
+    /// HVM or PVH.
+    pub hvm: bool,
 }
 
 /// `extra_guest_irqs` of Xen's command line, for a domU that nothing says more about.
@@ -42,7 +44,7 @@ pub const DEFAULT_EXTRA_IRQS: u16 = 32;
 
 impl Default for DomainConfig {
     fn default() -> Self {
-        Self { iommu: true, extra_irqs: DEFAULT_EXTRA_IRQS, paused: false }
+        Self { iommu: true, extra_irqs: DEFAULT_EXTRA_IRQS, paused: false, hvm: false }
     }
 }
 
@@ -60,6 +62,8 @@ pub(super) struct Domain {
     pub(super) rights: Rights,
     /// An event of XenStore's ring waits.
     pub(super) store_event: bool,
+    /// Whose stub domain it is.
+    pub(super) target: Option<DomId>,
 }
 
 /// First port and grant that a domain gets: the ones before are XenStore's and the
@@ -79,6 +83,7 @@ impl Domain {
             pirqs: BTreeMap::new(),
             rights: Rights { iomem: BTreeSet::new(), ..Rights::default() },
             store_event: false,
+            target: None,
         }
     }
 
@@ -105,6 +110,36 @@ impl Xen {
     /// All domains there are, dying ones too.
     pub fn domains(&self) -> Vec<DomId> {
         self.state().domains.keys().copied().collect()
+    }
+
+    /// `XEN_DOMCTL_set_target`: `stub` is the stub domain of `target`, once, and only of one
+    /// that is HVM.
+    pub fn set_target(&self, caller: DomId, stub: DomId, target: DomId) -> XenResult<()> {
+        const CALL: &str = "set_target";
+        self.privileged(caller, CALL)?;
+        if !self.is_hvm(target) {
+            return refused(CALL, EOPNOTSUPP);
+        }
+        match self.state_mut().domains.get_mut(&stub) {
+            Some(Domain { target: target_of @ None, .. }) => {
+                *target_of = Some(target);
+                Ok(())
+            }
+            Some(_) => refused(CALL, EINVAL),
+            None => refused(CALL, ESRCH),
+        }
+    }
+
+    /// Whether `domain` is the stub domain of `owner`: it maps for it what it has.
+    pub fn serves(&self, domain: DomId, owner: Option<DomId>) -> bool {
+        let state = self.state();
+        let target = state.domains.get(&domain).and_then(|domain| domain.target);
+        target.is_some() && target == owner
+    }
+
+    /// Whether `domain` is HVM or PVH.
+    pub fn is_hvm(&self, domain: DomId) -> bool {
+        self.state().domains.get(&domain).is_some_and(|d| d.config.hvm)
     }
 
     /// Whether the toolstack holds `domain`.

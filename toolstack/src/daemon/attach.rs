@@ -12,6 +12,7 @@ use super::guest_config;
 use super::link::{self, Standing};
 use super::loan::{CONNECT_DEADLINE, Loan, RESET_DEADLINE, Waiter, state};
 use super::lock;
+use super::owner;
 use super::pool::Pcidom;
 use super::rights;
 use super::status::printable;
@@ -35,9 +36,9 @@ fn is_port(device: Sbdf) -> Failure {
 }
 
 /// A guest that a device can be lent to.
-struct Guest {
-    domain: DomId,
-    name: String,
+pub(super) struct Guest {
+    pub(super) domain: DomId,
+    pub(super) name: String,
     vm: String,
 }
 
@@ -60,7 +61,7 @@ impl Daemon {
         &mut self,
         env: &mut Env<'_>,
         client: Client,
-        (guest, device, pcidom): (&str, Sbdf, Option<&str>),
+        (guest, owner, device, pcidom): (&str, Option<&str>, Sbdf, Option<&str>),
         place: Place,
         Exceptions { share_line, lax, wait, wish }: Exceptions<'_>,
     ) -> Result<(), Failure> {
@@ -68,7 +69,10 @@ impl Daemon {
             return Err(refused(refusal));
         }
         let pcidom = self.find_pcidom(pcidom)?;
-        let guest = self.check_guest(env, guest, pcidom)?;
+        let whose = owner.map(|owner| find_domain(env, owner)).transpose()?;
+        let guest = self.check_guest(env, guest, pcidom, whose.as_ref())?;
+        let owner = self.check_owner(env, &guest, whose)?;
+        let assigned = owner.as_ref().map_or(guest.domain, |owner| DomId(owner.domid));
         self.check_device(device, pcidom)?;
         let vm = self.serving(pcidom)?;
         let bus = self.bus_for(env, (&guest.vm, &guest.name), &vm, place.bus)?;
@@ -78,7 +82,7 @@ impl Daemon {
             // It was unfit until now, so nothing was known of it.
             return Err(is_port(device));
         }
-        let line = self.may_use_line(guest.domain, device, &facts, share_line)?;
+        let line = self.may_use_line(assigned, device, &facts, share_line)?;
         let config = env.host.device(device)?.config;
         let granted = Granted::read(device, &config, wish)?;
         let id = self.free_id()?;
@@ -89,7 +93,8 @@ impl Daemon {
         let generation = self.generation + 1;
         let guest = (guest.domain, guest.name, guest.vm);
         let mut record =
-            Record::new(generation, (pcidom, vm), guest, Bdf(device), place.slot);
+            Record::new(generation, (pcidom, vm), guest, Bdf(device), place.slot)
+                .owned_by(owner);
         record.bus = Bus(bus);
         record.line = line;
         record.lax = lax;
@@ -110,7 +115,12 @@ impl Daemon {
         loan.waiter = Some(Waiter::Attach(client));
         loan.deadline = Some(env.now.after(RESET_DEADLINE));
         log::info!("{}: pcidom prepares it", loan.title(id));
+        let record = loan.record.clone();
         self.loans.insert(id, loan);
+        if let Err(error) = self.watch_owner(env, &record, true) {
+            // Its death is noticed later, by Xen's word.
+            log::error!("{}: {error}", record.owner());
+        }
         self.advance(env, id);
         Ok(())
     }
@@ -120,8 +130,10 @@ impl Daemon {
         env: &mut Env<'_>,
         text: &str,
         pcidom: DomId,
+        owner: Option<&(DomId, String)>,
     ) -> Result<Guest, Failure> {
         let (domain, name) = find_domain(env, text)?;
+        let owner = owner.filter(|(owner, _)| *owner != domain);
         let about = |text: &str| Err(refused(format!("{name} {text}")));
         if domain == DomId::DOM0 || self.pcidoms.contains_key(&domain) {
             return about("is no guest: devices are lent to other domains, see xl list");
@@ -131,9 +143,22 @@ impl Daemon {
             return about("is being destroyed");
         };
         if info.hvm {
+            return about(match owner {
+                None => {
+                    "is no PV guest, and only those have a PCI frontend: write type=\"pv\" in \
+                     its config and create it anew; or, if it has a PV stub domain, attach \
+                     --owner it and name the stub domain"
+                }
+                Some(_) => {
+                    "is no PV guest, and only those have a PCI frontend: after --owner and the \
+                     guest comes its stub domain, see xl list"
+                }
+            });
+        }
+        if owner.is_some() && (info.paused || info.ended) {
             return about(
-                "is no PV guest, and only those have a PCI frontend: write type=\"pv\" in its \
-                 config and create it anew",
+                "does not run, and a stub domain must before it gets a device: xl unpause it \
+                 first",
             );
         }
         if !env.store.list(&paths::stock_link(domain))?.is_empty() {
@@ -158,7 +183,11 @@ impl Daemon {
         };
         let uuid = vm.trim_start_matches("/vm/");
         let record = env.host.domain_config(domain, uuid).unwrap_or_default();
-        let missing = guest_config::missing_settings(&record).join(" and ");
+        let mut missing = guest_config::missing_settings(&record);
+        // A stub domain has no device of its own.
+        missing
+            .retain(|setting| owner.is_none() || *setting != guest_config::PASSTHROUGH);
+        let missing = missing.join(" and ");
         if !missing.is_empty() {
             return about(&format!(
                 "was created without {missing}, so no device works in it: write that in its \
@@ -319,7 +348,7 @@ impl Daemon {
         record.save(env.store, id)?;
         let given = match facts {
             Some(facts) => {
-                lock::take_from_strangers(env, &facts, &[record.guest()]);
+                lock::take_from_strangers(env, &facts, &record.both());
                 give(env, &record, &facts)
             }
             None => Err(refused("dom0 does not know the device any more")),
@@ -332,7 +361,10 @@ impl Daemon {
         record.entry = Some(entry);
         let linked = env.store.transaction(&mut |nodes| {
             // Not into a home that is not there any more.
-            if !record.guest_is_home(nodes)? || !record.pcidom_is_home(nodes)? {
+            if !record.guest_is_home(nodes)?
+                || !record.owner_is_home(nodes)?
+                || !record.pcidom_is_home(nodes)?
+            {
                 return Err(StoreError::Gone);
             }
             link::add(nodes, &record, entry)?;
@@ -447,13 +479,23 @@ fn give(env: &mut Env<'_>, record: &Record, facts: &DeviceFacts) -> Result<(), F
         // Before the guest can touch it: pcidom leaves this bit as it is.
         env.host.disable_line(device)?;
     }
-    Ok(rights::give(env, record.guest(), device, facts, record.line)?)
+    Ok(rights::give(env, (record.guest(), record.owner()), device, facts, record.line)?)
 }
 
 /// What a refusal means for whoever asked.
 fn explain(record: &Record, error: &Failure) -> String {
-    let (guest, device) = (&record.guest_name, record.device.0);
+    let ((guest, _), device) = (record.owner_is(), record.device.0);
     match error {
+        Failure::Xen(XenError { call: "xc_assign_device", errno: errno::EOPNOTSUPP })
+            if record.owner.is_some() =>
+        {
+            owner::without_context(guest)
+        }
+        Failure::Xen(error @ XenError { call: "xc_physdev_map_pirq", .. })
+            if record.owner.is_some() =>
+        {
+            owner::without_pirqs(guest, error)
+        }
         Failure::Xen(XenError { errno: errno::EOPNOTSUPP, .. }) => format!(
             "{guest} was created without an IOMMU context: put passthrough=\"enabled\" and \
              e820_host=1 in its config and create it anew"

@@ -25,8 +25,18 @@ impl Daemon {
         };
         let (id, stage) = self.loan_of(device).ok_or_else(not_lent)?;
         let loan = self.loans.get_mut(&id).ok_or_else(not_lent)?;
-        if loan.record.guest() != domain || loan.record.pcidom() != pcidom {
+        if loan.record.pcidom() != pcidom {
             return Err(not_lent());
+        }
+        if loan.record.guest() != domain {
+            if loan.record.owner() != domain {
+                return Err(not_lent());
+            }
+            let stub = &loan.record.guest_name;
+            return Err(Failure::Refused(format!(
+                "{device} is {name}'s by way of its stub domain {stub}, which has it on its \
+                 link: pcidomctl detach {stub} {device}"
+            )));
         }
         let waits = loan.waiter.is_some();
         match stage {

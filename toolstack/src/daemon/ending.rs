@@ -5,7 +5,7 @@ use pcidom_loan::{LoanId, Outcome, Phase};
 use pcidom_xenbus::XenbusState;
 
 use super::leases::Leases;
-use super::loan::{LINK_PAUSE, Lost, RESET_DEADLINE, TELL_DEADLINE, Waiter};
+use super::loan::{LINK_PAUSE, Loan, Lost, RESET_DEADLINE, TELL_DEADLINE, Waiter};
 use super::rights::{self, Taking};
 use super::{Daemon, Env, Failure, Record, Stage, link, paths};
 use crate::verb::Reply;
@@ -109,14 +109,23 @@ impl Daemon {
         let Some(loan) = self.loans.get(&id) else { return };
         let record = loan.record.clone();
         let (facts, title) = (loan.facts.clone(), loan.title(id));
-        let other_domain = env.store.read(&paths::vm(record.guest()));
-        if other_domain.is_ok_and(|vm| vm.is_some_and(|vm| vm != record.guest_vm)) {
+        let mut is_another = |domain, vm: &str| {
+            let now = env.store.read(&paths::vm(domain));
+            now.is_ok_and(|now| now.is_some_and(|now| now != vm))
+        };
+        let other_owner = is_another(record.owner(), record.owner_is().1);
+        let other_guest = is_another(record.guest(), &record.guest_vm);
+        let stub = record.owner.is_some() && !other_guest;
+        if other_owner {
             log::warn!("{title}: another domain has that number now, nothing to take");
             self.set_leases(id, Leases::default());
+            if stub {
+                self.take_from_stub(env, id);
+            }
             return;
         }
-        let info = env.xen.domain(record.guest()).ok().flatten();
-        let home = record.guest_is_home(env.store).unwrap_or(false);
+        let info = env.xen.domain(record.owner()).ok().flatten();
+        let home = record.owner_is_home(env.store).unwrap_or(false);
         let dying = info.is_none_or(|info| info.dying) || !home;
         if self.loans.get(&id).is_some_and(|loan| loan.leases.is_intent()) {
             self.unmap_unrecorded(env, id);
@@ -126,23 +135,47 @@ impl Daemon {
             log::warn!("{title}: {error}");
         }
         self.end_leases(env, id);
-        let gsi = facts.as_ref().and_then(|facts| facts.gsi);
-        let keep_gsi = self.loans.iter().any(|(other, loan)| {
+        if stub && !dying {
+            self.take_from_stub(env, id);
+        }
+        let owner = record.owner();
+        let keep_gsi = self.is_line_used(id, |other| other.owner() == owner);
+        let how = Taking { dying, keep_gsi };
+        let taken = rights::take(env, owner, record.device.0, facts.as_ref(), how);
+        for failure in taken.failures {
+            log::error!("{title}: taking it back: {failure}");
+        }
+        // After a dying owner: there the device itself can't wait.
+        if stub && dying {
+            self.take_from_stub(env, id);
+        }
+    }
+
+    /// Takes from the stub domain what it had in order to serve the owner.
+    fn take_from_stub(&self, env: &mut Env<'_>, id: LoanId) {
+        let Some(loan) = self.loans.get(&id) else { return };
+        let Some(facts) = &loan.facts else { return };
+        let stub = loan.record.guest();
+        let keep_gsi = self.is_line_used(id, |other| other.both().contains(&stub));
+        for failure in rights::take_from_stub(env.xen, stub, facts, keep_gsi) {
+            log::error!("{}: taking it from {stub}: {failure}", loan.title(id));
+        }
+    }
+
+    /// Whether another loan uses the same line, one that is `also` of that domain.
+    fn is_line_used(&self, id: LoanId, also: impl Fn(&Record) -> bool) -> bool {
+        let gsi_of = |loan: &Loan| loan.facts.as_ref().and_then(|facts| facts.gsi);
+        let gsi = self.loans.get(&id).and_then(gsi_of);
+        self.loans.iter().any(|(other, loan)| {
             *other != id
-                && loan.record.guest == record.guest
+                && also(&loan.record)
                 && loan.record.line
                 && matches!(
                     loan.record.stage,
                     Stage::Lending | Stage::Lent | Stage::Detaching
                 )
-                && loan.facts.as_ref().and_then(|facts| facts.gsi) == gsi
-        });
-        let how = Taking { dying, keep_gsi };
-        let device = record.device.0;
-        let taken = rights::take(env, record.guest(), device, facts.as_ref(), how);
-        for failure in taken.failures {
-            log::error!("{title}: taking it back: {failure}");
-        }
+                && gsi_of(loan) == gsi
+        })
     }
 
     pub(super) fn set_leases(&mut self, id: LoanId, leases: Leases) {
@@ -154,8 +187,8 @@ impl Daemon {
 
     pub(super) fn end_leases(&mut self, env: &mut Env<'_>, id: LoanId) {
         let Some(loan) = self.loans.get_mut(&id) else { return };
-        let (guest, title) = (loan.record.guest(), loan.title(id));
-        std::mem::take(&mut loan.leases).end(env, guest, &title);
+        let (owner, title) = (loan.record.owner(), loan.title(id));
+        std::mem::take(&mut loan.leases).end(env, owner, &title);
         loan.record.leases = loan.leases.note();
     }
 
@@ -267,6 +300,7 @@ impl Daemon {
         if gone {
             self.link_is_gone(env, &record)?;
         }
+        self.watch_owner(env, &record, false)?;
         self.forget_if_left(env, pcidom, record.device.0)?;
         self.scan_pool(env, pcidom)?;
         let freed = loan.reach;

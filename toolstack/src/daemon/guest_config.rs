@@ -16,6 +16,18 @@ pub(super) fn line_pirqs(record: &str) -> Vec<u16> {
     lines.filter_map(Value::as_u64).filter_map(|line| line.try_into().ok()).collect()
 }
 
+/// What a guest that gets devices needs in its config.
+pub(super) const PASSTHROUGH: &str = "passthrough=\"enabled\"";
+
+/// Whether the record says that the guest was created without an IOMMU context. One that
+/// does not tell is no reason to refuse: Xen will say.
+pub(super) fn has_no_context(record: &str) -> bool {
+    let record = parse(record);
+    let passthrough =
+        record.as_ref().and_then(|record| record.pointer("/c_info/passthrough"));
+    passthrough.and_then(Value::as_str) == Some("disabled")
+}
+
 /// Looks through libxl's record (its `libxl_domain_config` as JSON) for what keeps the guest
 /// from ever using a device: the settings that are missing, as a person writes them. A
 /// record that does not tell is no reason to refuse: Xen will say.
@@ -35,7 +47,7 @@ pub(super) fn missing_settings(record: &str) -> Vec<&'static str> {
     };
     let mut missing = Vec::new();
     if !passthrough {
-        missing.push("passthrough=\"enabled\"");
+        missing.push(PASSTHROUGH);
     }
     if !e820_host {
         missing.push("e820_host=1");

@@ -152,6 +152,10 @@ fn list(vectors: &[Vector], pirqs: &[Pirq]) -> String {
 
 /// Not for a guest on its way out: its end is on the way too, and unmaps what is mapped.
 fn record_is_alive(env: &mut Env<'_>, record: &Record) -> Result<bool, Failure> {
-    let info = env.xen.domain(record.guest())?;
-    Ok(info.is_some_and(|info| !info.dying))
+    for domain in record.both() {
+        if env.xen.domain(domain)?.is_none_or(|info| info.dying) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

@@ -102,16 +102,16 @@ impl Leases {
         record: &Record,
         vectors: &[Vector],
     ) -> Result<Self, XenError> {
-        let (guest, device) = (record.guest(), record.device.0);
+        let (owner, device) = (record.owner(), record.device.0);
         let mut held = Vec::with_capacity(vectors.len());
         #[cfg(feature = "cached-pirqs")]
         held.extend(cached::take(id, record.generation, vectors));
         for vector in vectors.iter().skip(held.len()) {
             let of = (id, record.generation);
-            match Lease::map(env.xen, (guest, device), of, *vector) {
+            match Lease::map(env.xen, (owner, device), of, *vector) {
                 Ok(lease) => held.push(lease),
                 Err(error) => {
-                    held.into_iter().for_each(|lease| lease.end(env.xen, guest));
+                    held.into_iter().for_each(|lease| lease.end(env.xen, owner));
                     return Err(error);
                 }
             }

@@ -17,22 +17,22 @@ pub(super) const NOT_GIVEN: &str = "without its interrupt line, which another gu
      it works with MSI or MSI-X only (attach --share-line gives it)";
 
 impl Daemon {
-    /// Whether a device that is to be lent to `guest` may use its line.
+    /// Whether a device that is to be assigned to `owner` may use its line.
     pub(super) fn may_use_line(
         &self,
-        guest: DomId,
+        owner: DomId,
         device: Sbdf,
         facts: &DeviceFacts,
         share: bool,
     ) -> Result<bool, Failure> {
         let Some(gsi) = facts.gsi else { return Ok(true) };
         let other = self.loans.values().find(|loan| {
-            loan.record.guest() != guest
+            loan.record.owner() != owner
                 && loan.record.line
                 && loan.facts.as_ref().and_then(|facts| facts.gsi) == Some(gsi)
         });
         let Some(other) = other.filter(|_| !share) else { return Ok(true) };
-        let (name, neighbour) = (&other.record.guest_name, other.record.device.0);
+        let ((name, _), neighbour) = (other.record.owner_is(), other.record.device.0);
         if facts.msi.is_some() || facts.msix.is_some() {
             log::warn!("{device} is lent without its line {gsi}: {name} has that");
             return Ok(false);

@@ -9,7 +9,7 @@ use pcidom_xenbus::{DomId, XenbusState};
 
 use super::leases::Leases;
 use super::terms::NoPort;
-use super::{Client, Daemon, Env, Failure, Record, Stage, paths};
+use super::{Client, Daemon, Env, Failure, Owner, Record, Stage, paths};
 use crate::host::DeviceFacts;
 use crate::store::Nodes;
 use crate::verb::Reply;
@@ -136,8 +136,14 @@ impl Loan {
 
     /// How the log names it.
     pub(super) fn title(&self, id: LoanId) -> String {
-        let Record { generation, device, guest_name, guest, .. } = &self.record;
-        format!("loan {id} gen {generation} {} -> {guest_name} ({guest})", device.0)
+        let Record { generation, device, guest_name, guest, owner, .. } = &self.record;
+        let stub = format!("{guest_name} ({guest})");
+        let whose = match owner {
+            // Pirqs are the owner's, so that is who comes last.
+            Some(Owner { domid, name, .. }) => format!("by {stub} -> {name} ({domid})"),
+            None => format!("-> {stub}"),
+        };
+        format!("loan {id} gen {generation} {} {whose}", device.0)
     }
 
     /// What pcidom says of this very loan.
@@ -251,6 +257,16 @@ impl Daemon {
         if !record.guest_is_home(env.store)? {
             return Ok(Some(Lost::Guest("the guest is being destroyed")));
         }
+        if record.owner.is_some() {
+            if env.xen.domain(record.owner())?.is_none_or(|info| info.dying) {
+                return Ok(Some(Lost::Guest("the guest died whose stub domain it is")));
+            }
+            if !record.owner_is_home(env.store)? {
+                return Ok(Some(Lost::Guest(
+                    "the guest is being destroyed whose stub domain it is",
+                )));
+            }
+        }
         let on_link = matches!(record.stage, Stage::Lent | Stage::Detaching);
         let front = format!("{}/state", paths::front(record.guest()));
         if on_link && env.store.read(&front)?.is_none() {
@@ -295,6 +311,11 @@ impl Daemon {
         };
         if loan.record.entry.is_some()
             && let Err(error) = self.watch_link(env, (pcidom, guest), true)
+        {
+            log::error!("loan {id}: {error}");
+        }
+        if let Some(record) = self.loans.get(&id).map(|loan| loan.record.clone())
+            && let Err(error) = self.watch_owner(env, &record, true)
         {
             log::error!("loan {id}: {error}");
         }

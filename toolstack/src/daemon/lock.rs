@@ -92,18 +92,18 @@ impl Daemon {
     ) -> Result<(), Failure> {
         let Some(loan) = self.loans.get(&id) else { return Ok(()) };
         let (record, title) = (loan.record.clone(), loan.title(id));
-        let (guest, pcidom) = (record.guest(), record.pcidom());
+        let (owner, pcidom) = (record.owner(), record.pcidom());
         let path = paths::lock(record.device.0);
         let mut found = None;
         env.store.transaction(&mut |nodes| {
             found = holder(nodes, &path)?;
             match found {
                 Some(_) => Ok(()),
-                None => nodes.write(&path, &guest.to_string()),
+                None => nodes.write(&path, &owner.to_string()),
             }
         })?;
         match found {
-            Some(holder) if holder == guest || holder == pcidom => {}
+            Some(holder) if holder == owner || holder == pcidom => {}
             Some(other) => {
                 log::error!(
                     "{title}: xl is giving the device to domain {other}; Xen refuses that \
@@ -113,7 +113,7 @@ impl Daemon {
             None => {
                 log::info!("{title}: libxl's lock is put back until the loan is over");
                 if let Some(facts) = self.loans.get(&id).and_then(|l| l.facts.clone()) {
-                    take_from_strangers(env, &facts, &[guest]);
+                    take_from_strangers(env, &facts, &record.both());
                 }
             }
         }
@@ -129,11 +129,11 @@ impl Daemon {
     ) -> Result<(), Failure> {
         let Some(loan) = self.loans.get(&id) else { return Ok(()) };
         let (record, facts) = (loan.record.clone(), loan.facts.clone());
-        let (guest, pcidom, device) = (record.guest(), record.pcidom(), record.device.0);
+        let (owner, pcidom, device) = (record.owner(), record.pcidom(), record.device.0);
         let path = paths::lock(device);
         let others = match holder(env.store, &path)? {
             // Between libxl's look at the lock and its assignment, which works now.
-            Some(other) if other != guest && other != pcidom => vec![other],
+            Some(other) if other != owner && other != pcidom => vec![other],
             _ => Vec::new(),
         };
         if let Some(facts) = facts {
@@ -141,7 +141,7 @@ impl Daemon {
         }
         let stays = self.in_pool(pcidom, device);
         env.store.transaction(&mut |nodes| {
-            if holder(nodes, &path)? != Some(guest) {
+            if holder(nodes, &path)? != Some(owner) {
                 return Ok(());
             }
             match stays {

@@ -37,6 +37,7 @@ mod line;
 mod link;
 mod loan;
 mod lock;
+mod owner;
 mod paths;
 mod pool;
 mod protection;
@@ -71,7 +72,7 @@ pub use leases::Noted;
 use loan::Loan;
 use pool::Pcidom;
 pub use protection::{Found, Protection, remapping_in_log};
-pub use record::{Record, Stage};
+pub use record::{Owner, Record, Stage};
 use reset::Wanted;
 use resets::{Asker, Reset};
 use status::Query;
@@ -199,6 +200,7 @@ impl Daemon {
         let result = match verb {
             Verb::Attach {
                 guest,
+                owner,
                 device,
                 slot,
                 bus,
@@ -211,7 +213,7 @@ impl Daemon {
                 .attach(
                     env,
                     client,
-                    (guest, device.0, pcidom.as_deref()),
+                    (guest, owner.as_deref(), device.0, pcidom.as_deref()),
                     Place { slot: *slot, bus: bus.map(|bus| bus.0) },
                     Exceptions { share_line: *share_line, lax: *lax, wait: *wait, wish },
                 )

@@ -26,6 +26,9 @@ use crate::verb::{Bdf, Bus};
 
 /// Version of the record's form.
 const VERSION: u32 = 2;
+/// The same with an owner. A daemon that knows of none would take the device from the
+/// wrong domain: it must not take such a loan up.
+const VERSION_WITH_OWNER: u32 = 3;
 
 /// How far a loan has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +58,17 @@ impl fmt::Display for Stage {
     }
 }
 
+/// The domain a device is assigned to, if that is another one than has it on its link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// Its domid.
+    pub domid: u16,
+    /// Its `vm` path.
+    pub vm: String,
+    /// Its name, for people.
+    pub name: String,
+}
+
 /// What survives the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -73,6 +87,9 @@ pub struct Record {
     pub guest_vm: String,
     /// Its name, for people.
     pub guest_name: String,
+    /// Whose stub domain the guest is; none if the guest has the device for itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
     /// The device.
     pub device: Bdf,
     /// The virtual slot that was asked for.
@@ -114,6 +131,7 @@ impl Record {
             guest: guest.0.0,
             guest_name: guest.1,
             guest_vm: guest.2,
+            owner: None,
             device,
             slot,
             bus: Bus::default(),
@@ -131,9 +149,44 @@ impl Record {
         DomId(self.pcidom)
     }
 
-    /// The guest.
+    /// The guest: the frontend's domain.
     pub const fn guest(&self) -> DomId {
         DomId(self.guest)
+    }
+
+    /// The same loan for a guest with a stub domain.
+    pub(super) fn owned_by(mut self, owner: Option<Owner>) -> Self {
+        self.version = if owner.is_some() { VERSION_WITH_OWNER } else { VERSION };
+        self.owner = owner;
+        self
+    }
+
+    /// The domain that the device is assigned to, and that has its pirqs.
+    pub const fn owner(&self) -> DomId {
+        match &self.owner {
+            Some(owner) => DomId(owner.domid),
+            None => self.guest(),
+        }
+    }
+
+    /// The name of the owner, and its `vm` path.
+    pub(super) fn owner_is(&self) -> (&str, &str) {
+        match &self.owner {
+            Some(owner) => (&owner.name, &owner.vm),
+            None => (&self.guest_name, &self.guest_vm),
+        }
+    }
+
+    /// Guest and owner, which are mostly the same.
+    pub(super) const fn both(&self) -> [DomId; 2] {
+        [self.guest(), self.owner()]
+    }
+
+    const fn has_known_form(&self) -> bool {
+        match self.owner {
+            None => self.version == VERSION,
+            Some(_) => self.version == VERSION_WITH_OWNER,
+        }
     }
 
     /// Writes it.
@@ -178,6 +231,15 @@ impl Record {
         Ok(nodes.read(&paths::vm(self.guest()))?.as_ref() == Some(&self.guest_vm))
     }
 
+    /// The same for the owner.
+    pub(super) fn owner_is_home(
+        &self,
+        nodes: &mut dyn Nodes,
+    ) -> Result<bool, StoreError> {
+        let (_, vm) = self.owner_is();
+        Ok(nodes.read(&paths::vm(self.owner()))?.as_deref() == Some(vm))
+    }
+
     /// The same for the pcidom.
     pub(super) fn pcidom_is_home(
         &self,
@@ -212,7 +274,7 @@ pub(super) fn load(env: &mut Env<'_>) -> Result<(u64, Vec<(LoanId, Record)>), Fa
         let path = format!("{}/{node}", paths::records());
         let Some(text) = env.store.read(&path)? else { continue };
         let record = serde_json::from_str(&text).ok();
-        let record = record.filter(|record: &Record| record.version == VERSION);
+        let record = record.filter(Record::has_known_form);
         let (Some(id), Some(record)) = (LoanId::parse(&node), record) else {
             return Err(unreadable(path));
         };

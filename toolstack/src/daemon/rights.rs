@@ -10,23 +10,39 @@ use crate::hypervisor::{Hypervisor, Right, XenError, errno};
 /// Bytes of a page.
 const PAGE: u64 = 4096;
 
-/// Gives `domain` the device, which must be in quarantine. The IOMMU context comes first: a
+/// Gives `owner` the device, which must be in quarantine. The IOMMU context comes first: a
 /// guest with BARs but no context could make the device fault. On an error, what was given
 /// is still there: the caller takes it back.
+///
+/// If `stub` is another domain, it serves the owner, and gets what Xen asks of whoever maps
+/// a BAR or binds a line for another domain: the right to each. To map memory, Xen asks
+/// the owner for the right as well; ports it gives the owner itself.
 pub(super) fn give(
     env: &mut Env<'_>,
-    domain: DomId,
+    (stub, owner): (DomId, DomId),
     device: Sbdf,
     facts: &DeviceFacts,
     line: bool,
 ) -> Result<(), XenError> {
-    env.xen.assign(domain, device)?;
-    bars(env.xen, domain, facts, Right::Grant)?;
-    if let Some(gsi) = facts.gsi.filter(|_| line) {
-        env.xen.map_gsi(domain, gsi)?;
-        env.xen.irq_permission(domain, gsi, Right::Grant)?;
+    env.xen.assign(owner, device)?;
+    for (bar, what) in facts.bars.iter().enumerate() {
+        if stub == owner || what.kind == BarKind::Memory {
+            one_bar(env.xen, owner, facts, bar, Right::Grant)?;
+        }
     }
-    Ok(())
+    if let Some(gsi) = facts.gsi.filter(|_| line) {
+        env.xen.map_gsi(owner, gsi)?;
+        env.xen.irq_permission(owner, gsi, Right::Grant)?;
+    }
+    if stub == owner {
+        return Ok(());
+    }
+    (0..facts.bars.len())
+        .try_for_each(|bar| one_bar(env.xen, stub, facts, bar, Right::Grant))?;
+    match facts.gsi.filter(|_| line) {
+        Some(gsi) => env.xen.irq_permission(stub, gsi, Right::Grant),
+        None => Ok(()),
+    }
 }
 
 /// How to take rights away.
@@ -45,6 +61,24 @@ pub(super) struct Taken {
     pub(super) owned: bool,
     /// What Xen refused for no reason that is expected here.
     pub(super) failures: Vec<XenError>,
+}
+
+/// Takes from a stub domain what it had to map the device of another one. Done as far as it
+/// goes; a domain that is gone is no error.
+pub(super) fn take_from_stub(
+    xen: &mut dyn Hypervisor,
+    stub: DomId,
+    facts: &DeviceFacts,
+    keep_gsi: bool,
+) -> Vec<XenError> {
+    let bars = 0..facts.bars.len();
+    let mut results: Vec<_> =
+        bars.map(|bar| one_bar(xen, stub, facts, bar, Right::Revoke)).collect();
+    if let Some(gsi) = facts.gsi.filter(|_| !keep_gsi) {
+        results.push(xen.irq_permission(stub, gsi, Right::Revoke));
+    }
+    let failures = results.into_iter().filter_map(Result::err);
+    failures.filter(|error| error.errno != errno::ESRCH).collect()
 }
 
 /// Takes from `domain` whatever it has of the device, which is then in quarantine. Done as
@@ -104,15 +138,6 @@ pub(super) fn take_bars(
         }
     }
     Ok(())
-}
-
-fn bars(
-    xen: &mut dyn Hypervisor,
-    domain: DomId,
-    facts: &DeviceFacts,
-    right: Right,
-) -> Result<(), XenError> {
-    (0..facts.bars.len()).try_for_each(|bar| one_bar(xen, domain, facts, bar, right))
 }
 
 fn one_bar(

@@ -14,7 +14,7 @@ use super::pool::{Pcidom, PoolDevice, PoolState};
 use super::{Client, Daemon, Env, Failure, Stage, exceptions, line, paths};
 use crate::store::{Nodes, StoreError};
 use crate::verb::{
-    Bdf, DeniedLine, ListLine, LoanLine, PcidomLine, PoolLine, Reply, Status,
+    Bdf, DeniedLine, ListLine, LoanLine, OwnerLine, PcidomLine, PoolLine, Reply, Status,
 };
 
 /// A pcidom that serves writes its report in milliseconds; one that doesn't is shown without.
@@ -51,7 +51,7 @@ impl Daemon {
         let mut lines = Vec::new();
         for loan in self.loans.values() {
             let record = &loan.record;
-            let wanted = guest.is_none_or(|guest| guest == record.guest());
+            let wanted = guest.is_none_or(|guest| record.both().contains(&guest));
             let lent = matches!(record.stage, Stage::Lent | Stage::Detaching);
             if record.pcidom() != pcidom || !wanted || !lent {
                 continue;
@@ -67,6 +67,7 @@ impl Daemon {
                 guest: record.guest_name.clone(),
                 virtual_device: shown.map(vdev),
                 device: record.device,
+                owner: record.owner.as_ref().map(|owner| owner.name.clone()),
             });
         }
         lines.sort_by(|a, b| (&a.guest, a.device).cmp(&(&b.guest, b.device)));
@@ -177,6 +178,11 @@ impl Daemon {
             device: loan.record.device,
             guest: loan.record.guest_name.clone(),
             domid: loan.record.guest,
+            owner: loan
+                .record
+                .owner
+                .as_ref()
+                .map(|owner| OwnerLine { name: owner.name.clone(), domid: owner.domid }),
             phase: loan.record.stage.to_string(),
             bus: loan.record.bus,
             pirqs: loan.leases.pirqs().map(|pirq| pirq.0).collect(),

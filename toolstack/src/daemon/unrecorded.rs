@@ -30,11 +30,11 @@ use crate::hypervisor::errno;
 const MAX_PIRQS: u16 = 0x8000;
 
 impl Daemon {
-    /// Unmaps the vectors of a loan's guest that no record names. May be interrupted, and
+    /// Unmaps the vectors of a loan's owner that no record names. May be interrupted, and
     /// done again.
     pub(super) fn unmap_unrecorded(&self, env: &mut Env<'_>, id: LoanId) {
         let Some(loan) = self.loans.get(&id) else { return };
-        let (guest, title) = (loan.record.guest(), loan.title(id));
+        let (guest, title) = (loan.record.owner(), loan.title(id));
         let known = self.known_pirqs(env, &loan.record);
         let (mut found, mut failure) = (Vec::new(), None);
         for pirq in (0..MAX_PIRQS).filter(|number| !known.contains(number)).map(Pirq) {
@@ -60,10 +60,11 @@ impl Daemon {
     /// What a guest has by right: the vectors and lines of its loans, and the lines that
     /// `irqs=` in its config gives it.
     fn known_pirqs(&self, env: &mut Env<'_>, record: &Record) -> BTreeSet<u16> {
-        let uuid = record.guest_vm.trim_start_matches("/vm/");
-        let config = env.host.domain_config(record.guest(), uuid).unwrap_or_default();
+        let (_, vm) = record.owner_is();
+        let uuid = vm.trim_start_matches("/vm/");
+        let config = env.host.domain_config(record.owner(), uuid).unwrap_or_default();
         let mut known: BTreeSet<u16> = line_pirqs(&config).into_iter().collect();
-        for loan in self.loans.values().filter(|loan| loan.record.guest == record.guest) {
+        for loan in self.loans.values().filter(|l| l.record.owner() == record.owner()) {
             known.extend(loan.leases.pirqs().map(|pirq| pirq.0));
             let gsi = loan.facts.as_ref().and_then(|facts| facts.gsi);
             known.extend(gsi.map(|gsi| gsi.0));

@@ -3,7 +3,7 @@
 use pcidom_loan::LoanId;
 use pcidom_xenbus::DomId;
 
-use super::{Daemon, Env, Failure, paths};
+use super::{Daemon, Env, Failure, Record, paths};
 use crate::store::Fired;
 
 /// What a watch is for; its text is the watch's token.
@@ -21,6 +21,8 @@ pub(super) enum Token {
     Said(DomId),
     /// A guest's end of its link, and pcidom's.
     Link(DomId),
+    /// A guest that has devices by way of a stub domain.
+    Owner(DomId),
 }
 
 impl Token {
@@ -32,6 +34,7 @@ impl Token {
             Self::Pool(pcidom) => format!("pool/{pcidom}"),
             Self::Said(pcidom) => format!("said/{pcidom}"),
             Self::Link(guest) => format!("link/{guest}"),
+            Self::Owner(owner) => format!("owner/{owner}"),
         }
     }
 
@@ -45,6 +48,7 @@ impl Token {
             "pool" => Some(Self::Pool(domain)),
             "said" => Some(Self::Said(domain)),
             "link" => Some(Self::Link(domain)),
+            "owner" => Some(Self::Owner(domain)),
             _ => None,
         }
     }
@@ -111,6 +115,35 @@ impl Daemon {
         Ok(())
     }
 
+    /// Watches the home of an owner, which goes before Xen begins to take the domain apart,
+    /// or stops to, unless another loan has the same owner. A guest without a stub domain
+    /// has its link there, which is watched.
+    pub(super) fn watch_owner(
+        &self,
+        env: &mut Env<'_>,
+        record: &Record,
+        on: bool,
+    ) -> Result<(), Failure> {
+        if record.owner.is_none() {
+            return Ok(());
+        }
+        let owner = record.owner();
+        let (path, token) = (paths::vm(owner), Token::Owner(owner).text());
+        if on {
+            env.store.watch(&path, &token)?;
+            return Ok(());
+        }
+        let others = |loan: &super::Loan| {
+            loan.record.generation != record.generation
+                && loan.record.owner.is_some()
+                && loan.record.owner() == owner
+        };
+        if !self.loans.values().any(others) {
+            env.store.unwatch(&path, &token)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn look(
         &mut self,
         env: &mut Env<'_>,
@@ -127,6 +160,9 @@ impl Daemon {
             Some(Token::Said(pcidom)) => self.listen(env, pcidom, &fired.path)?,
             Some(Token::Link(guest)) => {
                 self.advance_all(env, |loan| loan.record.guest() == guest);
+            }
+            Some(Token::Owner(owner)) => {
+                self.advance_all(env, |loan| loan.record.owner() == owner);
             }
             None => log::debug!("a watch of an earlier daemon: {}", fired.token),
         }
@@ -186,6 +222,7 @@ mod tests {
             Token::Pool(DomId(1)),
             Token::Said(DomId(2)),
             Token::Link(DomId(7)),
+            Token::Owner(DomId(8)),
         ] {
             assert_eq!(Token::parse(&token.text()), Some(token));
         }

@@ -211,6 +211,7 @@ impl Bed {
         self.pass(1);
         self.ask(&Verb::Attach {
             guest: guest.into(),
+            owner: None,
             device: Bdf(device(number)),
             slot: None,
             bus: None,

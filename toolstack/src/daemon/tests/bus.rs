@@ -10,6 +10,7 @@ const EXTRA: &str = "/vm/pcidom-1/image/cmdline";
 fn attach(guest: &str, number: u8, slot: Option<u8>, bus: Option<BusPolicy>) -> Verb {
     Verb::Attach {
         guest: guest.into(),
+        owner: None,
         device: Bdf(device(number)),
         slot,
         bus: bus.map(Bus),

@@ -57,6 +57,7 @@ fn assert_same(before: &str, after: &str, text: &str) {
 pub(super) fn attach(guest: &str, number: u8, pcidom: Option<&str>) -> Verb {
     Verb::Attach {
         guest: guest.into(),
+        owner: None,
         device: Bdf(device(number)),
         slot: None,
         bus: None,

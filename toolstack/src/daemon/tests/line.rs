@@ -28,6 +28,7 @@ fn without_messages(bed: &mut Bed, number: u8) {
 fn attach(bed: &mut Bed, guest: &str, number: u8, share_line: bool) -> Reply {
     bed.ask(&Verb::Attach {
         guest: guest.into(),
+        owner: None,
         device: Bdf(device(number)),
         slot: None,
         bus: None,

@@ -8,6 +8,7 @@ use crate::verb::{Bdf, Verb, Wish};
 fn attach(bed: &mut Bed, number: u8) {
     bed.ask(&Verb::Attach {
         guest: "g1".into(),
+        owner: None,
         device: Bdf(device(number)),
         slot: None,
         bus: None,

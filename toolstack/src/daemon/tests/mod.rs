@@ -18,4 +18,5 @@ mod requests;
 mod reset;
 mod reset_errors;
 mod stop;
+mod stubdom;
 mod unfit;

@@ -303,6 +303,7 @@ fn no_strict_reset_goes_with_every_order_and_survives_the_daemon() {
     bed.pcidom_serves = false;
     bed.ask(&Verb::Attach {
         guest: "g1".into(),
+        owner: None,
         device: Bdf(device(1)),
         slot: None,
         bus: None,

@@ -17,6 +17,7 @@ fn of(device: pcidom_pci::Sbdf) -> Verb {
 fn attach_port() -> Verb {
     Verb::Attach {
         guest: "g1".into(),
+        owner: None,
         device: Bdf(port()),
         slot: None,
         bus: None,
