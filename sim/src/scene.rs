@@ -279,6 +279,7 @@ impl Scene {
                 share_line: false,
                 lax: false,
                 wait: None,
+                wish: Wish::default(),
                 pcidom: Some(PCIDOM.into()),
             })
         })
