@@ -27,6 +27,7 @@ impl Guest {
         let allow = allow.iter().map(|item| (*item).into()).collect();
         let verb = Verb::Attach {
             guest: domain.to_string(),
+            owner: None,
             device: Bdf(scene.device(0)),
             slot: None,
             bus: None,

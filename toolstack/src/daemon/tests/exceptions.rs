@@ -8,6 +8,7 @@ fn attach(bed: &mut Bed, permissive: bool, allow: &[&str]) -> Reply {
     bed.pass(1);
     bed.ask(&Verb::Attach {
         guest: "g1".into(),
+        owner: None,
         device: Bdf(device(1)),
         slot: None,
         bus: None,

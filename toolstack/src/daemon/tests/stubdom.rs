@@ -8,7 +8,7 @@ use super::errors::{refused, status};
 use crate::daemon::Record;
 use crate::fake::{Holdings, Owner};
 use crate::hypervisor::{DomainInfo, Hypervisor, Right, errno};
-use crate::verb::{Bdf, OwnerLine, Reply, Verb};
+use crate::verb::{Bdf, OwnerLine, Reply, Verb, Wish};
 
 const H: DomId = DomId(6);
 /// Page numbers of device 1.
@@ -24,6 +24,7 @@ fn attach(owner: &str, stub: &str, number: u8) -> Verb {
         share_line: false,
         lax: false,
         wait: None,
+        wish: Wish::default(),
         pcidom: None,
     }
 }
