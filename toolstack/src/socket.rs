@@ -171,7 +171,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixStream;
 
-    use super::Server;
+    use super::{MAX_CLIENTS, Server};
     use crate::client;
     use crate::verb::{MAX_REQUEST, Reply, Verb};
 
@@ -205,6 +205,26 @@ mod tests {
         }
         let (heard, answer) = asking.join().unwrap();
         assert_eq!((heard, answer), (vec!["begun".into(), "going on".into()], reply));
+    }
+
+    #[test]
+    fn so_many_may_wait_and_one_more_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("sock");
+        let mut server = Server::bind(&path).unwrap();
+        let connect = |_| UnixStream::connect(&path).unwrap();
+        let mut waiting: Vec<_> = (0..MAX_CLIENTS).map(connect).collect();
+        assert!(server.take_verbs().is_empty());
+        let mut refused = connect(0);
+        refused.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+        assert!(server.take_verbs().is_empty());
+        assert_eq!(refused.read(&mut [0]).ok(), Some(0));
+        let last = waiting.last_mut().unwrap();
+        last.write_all(b"fly\n").unwrap();
+        assert!(server.take_verbs().is_empty());
+        let mut answer = String::new();
+        last.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains("not a request"), "{answer}");
     }
 
     #[test]

@@ -186,9 +186,13 @@ impl Daemon {
     }
 
     pub(super) fn end_leases(&mut self, env: &mut Env<'_>, id: LoanId) {
+        self.end_leases_saying(env, id, true);
+    }
+
+    pub(super) fn end_leases_saying(&mut self, env: &mut Env<'_>, id: LoanId, say: bool) {
         let Some(loan) = self.loans.get_mut(&id) else { return };
-        let (owner, title) = (loan.record.owner(), loan.title(id));
-        std::mem::take(&mut loan.leases).end(env, owner, &title);
+        let (owner, title) = (loan.record.owner(), say.then(|| loan.title(id)));
+        std::mem::take(&mut loan.leases).end(env, owner, title.as_deref());
         loan.record.leases = loan.leases.note();
     }
 

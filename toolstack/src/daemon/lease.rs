@@ -17,6 +17,10 @@ impl Daemon {
         id: LoanId,
     ) -> Result<(), Failure> {
         let Some(loan) = self.loans.get_mut(&id) else { return Ok(()) };
+        if loan.serve_at.is_some_and(|at| at > env.now) {
+            return Ok(());
+        }
+        loan.serve_at = None;
         let pcidom = loan.record.pcidom();
         let Some(text) = env.store.read(&paths::request(pcidom, id))? else {
             return Ok(());
@@ -25,7 +29,12 @@ impl Daemon {
             Ok(request) => request,
             Err(error) => {
                 let length = text.len().min(MAX_TEXT);
-                log::warn!("{}: no request ({length} bytes): {error}", loan.title(id));
+                if loan.lines.may(env.now) {
+                    log::warn!(
+                        "{}: no request ({length} bytes): {error}",
+                        loan.title(id)
+                    );
+                }
                 return Ok(());
             }
         };
@@ -35,18 +44,26 @@ impl Daemon {
         if !ours || request.sequence <= loan.record.sequence {
             return Ok(());
         }
+        if let Err(later) = loan.requests.take(env.now) {
+            loan.serve_at = Some(later);
+            return Ok(());
+        }
         if !record_is_alive(env, &loan.record)? {
             // Being destroyed: its end is on the way, and does what an unmap would.
             return Ok(());
         }
+        let say = loan.lines.may(env.now);
         loan.record.sequence = request.sequence;
         let result = match request.ask {
-            LeaseAsk::Unmap => self.unmap_leases(env, id)?,
-            LeaseAsk::MapMsi => self.map_leases(env, id, None)?,
-            LeaseAsk::MapMsix(entries) => self.map_leases(env, id, Some(entries))?,
+            LeaseAsk::Unmap => {
+                self.end_leases_saying(env, id, say);
+                Ok(Vec::new())
+            }
+            LeaseAsk::MapMsi => self.map_leases(env, id, None, say)?,
+            LeaseAsk::MapMsix(entries) => self.map_leases(env, id, Some(entries), say)?,
         };
         let Some(loan) = self.loans.get(&id) else { return Ok(()) };
-        if let Err(refusal) = &result {
+        if let Some(refusal) = result.as_ref().err().filter(|_| say) {
             log::warn!("{}: request {}: {refusal}", loan.title(id), request.sequence);
         }
         let answer = LeaseAnswer {
@@ -66,13 +83,16 @@ impl Daemon {
         Ok(answered?)
     }
 
-    fn unmap_leases(
-        &mut self,
-        env: &mut Env<'_>,
-        id: LoanId,
-    ) -> Result<Result<Vec<Pirq>, LeaseRefusal>, Failure> {
-        self.end_leases(env, id);
-        Ok(Ok(Vec::new()))
+    /// Serves what came too soon, and whose time has come now.
+    pub(super) fn serve_put_off(&mut self, env: &mut Env<'_>) {
+        for id in self.loan_ids() {
+            let due = self.loans.get(&id).and_then(|loan| loan.serve_at);
+            if due.is_some_and(|due| due <= env.now)
+                && let Err(error) = self.serve_lease(env, id)
+            {
+                log::error!("loan {id}: {error}");
+            }
+        }
     }
 
     /// Maps MSI, or these entries of the MSI-X table: all or none.
@@ -81,6 +101,7 @@ impl Daemon {
         env: &mut Env<'_>,
         id: LoanId,
         entries: Option<Vec<u16>>,
+        say: bool,
     ) -> Result<Result<Vec<Pirq>, LeaseRefusal>, Failure> {
         let Some(loan) = self.loans.get(&id) else {
             return Ok(Err(LeaseRefusal::NotAllowed));
@@ -101,16 +122,17 @@ impl Daemon {
         let result = match Leases::map(env, id, &record, &vectors) {
             Ok(leases) => {
                 let pirqs: Vec<Pirq> = leases.pirqs().collect();
-                log::info!(
-                    "{title}: mapped {} pirqs: {}",
-                    pirqs.len(),
-                    list(&vectors, &pirqs)
-                );
+                if say {
+                    let list = list(&vectors, &pirqs);
+                    log::info!("{title}: mapped {} pirqs: {list}", pirqs.len());
+                }
                 self.set_leases(id, leases);
                 Ok(pirqs)
             }
             Err(error) => {
-                log::warn!("{title}: {} vectors: {error}", vectors.len());
+                if say {
+                    log::warn!("{title}: {} vectors: {error}", vectors.len());
+                }
                 self.set_leases(id, Leases::default());
                 Err(match error.errno {
                     errno::ENOSPC => LeaseRefusal::OutOfVectors,
@@ -127,7 +149,8 @@ impl Daemon {
         let facts = loan.facts.as_ref()?;
         if loan.record.device.0.segment() != 0 {
             // libxenctrl's call has no segment: it would map for another device.
-            log::warn!("{}: only segment 0 can have MSI", loan.title(id));
+            // The refusal is logged, as often as it may.
+            log::debug!("{}: only segment 0 can have MSI", loan.title(id));
             return None;
         }
         let Some(entries) = entries else {

@@ -135,14 +135,16 @@ impl Leases {
         })
     }
 
-    /// Ends all of them.
-    pub(super) fn end(self, env: &mut Env<'_>, guest: DomId, title: &str) {
+    /// Ends all of them. Says so if there is a title to say it under.
+    pub(super) fn end(self, env: &mut Env<'_>, guest: DomId, title: Option<&str>) {
         let State::Held(held) = self.0 else { return };
         let pirqs: Vec<String> = held.iter().map(|held| held.pirq.to_string()).collect();
         #[cfg(feature = "cached-pirqs")]
         cached::keep(&held);
         held.into_iter().for_each(|lease| lease.end(env.xen, guest));
-        log::info!("{title}: unmapped {} pirqs: {}", pirqs.len(), pirqs.join(","));
+        if let Some(title) = title {
+            log::info!("{title}: unmapped {} pirqs: {}", pirqs.len(), pirqs.join(","));
+        }
     }
 
     /// The record's form.

@@ -8,6 +8,7 @@ use pcidom_script::Instant;
 use pcidom_xenbus::{DomId, XenbusState};
 
 use super::leases::Leases;
+use super::pace::Pace;
 use super::terms::NoPort;
 use super::{Client, Daemon, Env, Failure, Owner, Record, Stage, paths};
 use crate::host::DeviceFacts;
@@ -92,6 +93,12 @@ pub(super) struct Loan {
     pub(super) reach: Vec<Sbdf>,
     /// Why the last order named no port to reset the device by.
     pub(super) no_port: Option<NoPort>,
+    /// How often it may be asked for leases.
+    pub(super) requests: Pace,
+    /// When a request that came too soon is served.
+    pub(super) serve_at: Option<Instant>,
+    /// How much may be said of what pcidom writes about it.
+    pub(super) lines: Pace,
 }
 
 impl Loan {
@@ -114,6 +121,9 @@ impl Loan {
             failure: None,
             reach: Vec::new(),
             no_port: None,
+            requests: Pace::of_requests(),
+            serve_at: None,
+            lines: Pace::of_lines(),
         }
     }
 
@@ -170,7 +180,8 @@ pub(super) fn said(
             Ok((generation == Generation(wanted)).then_some(outcome))
         }
         Err(error) => {
-            log::warn!("{id} of pcidom {pcidom}: a report that is none: {error}");
+            // As often as pcidom likes: nothing for dom0's disk.
+            log::debug!("{id} of pcidom {pcidom}: a report that is none: {error}");
             Ok(None)
         }
     }
@@ -203,7 +214,10 @@ impl Daemon {
                 Stage::Ending => self.step_ending(env, id),
             };
             if let Err(error) = result {
-                log::error!("{title}: {before}: {error}");
+                let now = env.now;
+                if self.loans.get_mut(&id).is_none_or(|loan| loan.lines.may(now)) {
+                    log::error!("{title}: {before}: {error}");
+                }
                 self.put_off(env, id);
                 return;
             }

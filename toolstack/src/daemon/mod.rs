@@ -27,6 +27,7 @@
 mod attach;
 mod bus;
 mod detach;
+mod ears;
 mod ecam;
 mod ending;
 mod exceptions;
@@ -38,6 +39,7 @@ mod link;
 mod loan;
 mod lock;
 mod owner;
+mod pace;
 mod paths;
 mod pool;
 mod protection;
@@ -68,6 +70,7 @@ use crate::store::{Fired, Store, StoreError};
 use crate::verb::{Reply, Verb};
 use attach::Exceptions;
 use bus::Place;
+use ears::Ears;
 pub use leases::Noted;
 use loan::Loan;
 use pool::Pcidom;
@@ -124,6 +127,7 @@ pub struct Client(pub u64);
 pub struct Daemon {
     names: Vec<String>,
     pcidoms: BTreeMap<DomId, Pcidom>,
+    ears: Ears,
     loans: BTreeMap<LoanId, Loan>,
     /// Resets on demand: their numbers are no loan's.
     resets: BTreeMap<LoanId, Reset>,
@@ -143,6 +147,7 @@ impl Daemon {
         Self {
             names,
             pcidoms: BTreeMap::new(),
+            ears: Ears::default(),
             loans: BTreeMap::new(),
             resets: BTreeMap::new(),
             generation: 0,
@@ -186,6 +191,12 @@ impl Daemon {
 
     /// A watch has fired.
     pub fn fired(&mut self, env: &mut Env<'_>, fired: &Fired) {
+        if self.ears.hear(fired, env.now) {
+            self.look_at(env, fired);
+        }
+    }
+
+    fn look_at(&mut self, env: &mut Env<'_>, fired: &Fired) {
         if let Err(error) = self.look(env, fired) {
             log::error!("{}: {error}", fired.path);
         }
@@ -248,9 +259,16 @@ impl Daemon {
     /// When [`Daemon::tick`] has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
         let loans = self.loans.values().filter_map(Loan::next_look);
+        let requests = self.loans.values().filter_map(|loan| loan.serve_at);
         let resets = self.resets.values().map(Reset::next_look);
         let queries = self.queries.iter().map(|query| query.deadline);
-        loans.chain(resets).chain(queries).chain(self.next_unfit()).min()
+        loans
+            .chain(requests)
+            .chain(self.ears.next())
+            .chain(resets)
+            .chain(queries)
+            .chain(self.next_unfit())
+            .min()
     }
 
     /// A deadline has come.
@@ -261,6 +279,10 @@ impl Daemon {
                 self.advance(env, id);
             }
         }
+        for fired in self.ears.due(env.now) {
+            self.look_at(env, &fired);
+        }
+        self.serve_put_off(env);
         let now = env.now;
         self.look_at_resets(env, |_, reset| reset.next_look() <= now);
         self.look_at_unfit(env);

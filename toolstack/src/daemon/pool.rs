@@ -9,6 +9,7 @@ use pcidom_pci::Sbdf;
 use pcidom_xenbus::{DomId, XenbusState};
 
 use super::loan::Loan;
+use super::pace::Pace;
 use super::rights::{self, Taking};
 use super::unfit::Again;
 use super::{Daemon, Env, Failure, Stage, ecam, paths, version};
@@ -81,6 +82,8 @@ pub(super) struct Pcidom {
     /// It was told to shut down, and waits for its loans to end.
     pub(super) stopping: bool,
     pub(super) pool: BTreeMap<Sbdf, PoolDevice>,
+    /// How much may be said of what it says of itself.
+    lines: Pace,
 }
 
 impl Daemon {
@@ -162,6 +165,7 @@ impl Daemon {
             foreign: None,
             stopping: false,
             pool: BTreeMap::new(),
+            lines: Pace::of_lines(),
         };
         self.pcidoms.insert(domain, pcidom);
         self.watch_pcidom(env, domain, true)?;
@@ -180,13 +184,19 @@ impl Daemon {
         let serves = said.as_deref() == Some(READY);
         let foreign = if serves { version::foreign(env, domain)? } else { None };
         let ready = serves && foreign.is_none();
-        if let Some(spoken) = foreign.as_ref().filter(|_| pcidom.foreign != foreign) {
+        let news = pcidom.foreign != foreign || pcidom.ready != ready;
+        let say = news && pcidom.lines.may(env.now);
+        if let Some(spoken) =
+            foreign.as_ref().filter(|_| say && pcidom.foreign != foreign)
+        {
             log::error!("{}", version::other(&pcidom.name, spoken));
         }
         pcidom.foreign = foreign;
         if pcidom.ready != ready {
             let what = if ready { "serves" } else { "does not serve any more" };
-            log::info!("pcidom {domain} {what}");
+            if say {
+                log::info!("pcidom {domain} {what}");
+            }
             pcidom.ready = ready;
         }
         let stopping = said.as_deref() == Some(STOPPING);

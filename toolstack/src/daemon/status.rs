@@ -19,9 +19,10 @@ use crate::verb::{
 
 /// A pcidom that serves writes its report in milliseconds; one that doesn't is shown without.
 const REPORT_DEADLINE: Duration = Duration::from_secs(2);
-/// Most nodes of a report that are shown, and how deep they may be nested. XenStore's quota
-/// lets a domain have 1000 nodes.
+/// Most nodes of a report that are looked at, shown or not: a pcidom with a full pool writes half
+/// of that, and XenStore's quota, where it is the usual one, lets a domain have 1000.
 const MAX_REPORT_NODES: usize = 512;
+/// How deep they may be nested; pcidom's own are two deep.
 const MAX_REPORT_DEPTH: usize = 4;
 
 /// What pcidom writes in front of the writes that it denied.
@@ -166,7 +167,8 @@ impl Daemon {
             let mut nodes = BTreeMap::new();
             let root = paths::report(domain);
             // What could not be read is left out.
-            let _ = read_report(env.store, &root, "", 0, &mut nodes);
+            let mut left = MAX_REPORT_NODES;
+            let _ = read_report(env.store, &root, "", (0, &mut left), &mut nodes);
             report = Some(nodes);
         }
         let said =
@@ -272,15 +274,14 @@ fn read_report(
     store: &mut dyn Nodes,
     root: &str,
     below: &str,
-    depth: usize,
+    (depth, left): (usize, &mut usize),
     nodes: &mut BTreeMap<String, String>,
 ) -> Result<(), StoreError> {
     let mut names = store.list(&format!("{root}{below}"))?;
     names.sort();
     for name in names {
-        if nodes.len() >= MAX_REPORT_NODES {
-            break;
-        }
+        let Some(less) = left.checked_sub(1) else { break };
+        *left = less;
         let path = format!("{below}/{name}");
         if let Some(text) = store.read(&format!("{root}{path}"))?
             && !text.is_empty()
@@ -290,7 +291,7 @@ fn read_report(
             nodes.insert(printable(key), printable(&text));
         }
         if depth < MAX_REPORT_DEPTH {
-            read_report(store, root, &path, depth + 1, nodes)?;
+            read_report(store, root, &path, (depth + 1, left), nodes)?;
         }
     }
     Ok(())

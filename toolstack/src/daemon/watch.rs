@@ -7,7 +7,7 @@ use super::{Daemon, Env, Failure, Record, paths};
 use crate::store::Fired;
 
 /// What a watch is for; its text is the watch's token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Token {
     /// Domains come and go.
     Domains,
@@ -26,7 +26,7 @@ pub(super) enum Token {
 }
 
 impl Token {
-    fn text(self) -> String {
+    pub(super) fn text(self) -> String {
         match self {
             Self::Domains => "domains".into(),
             Self::Locks => "locks".into(),
@@ -38,7 +38,7 @@ impl Token {
         }
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let (kind, domain) = text.split_once('/').unwrap_or((text, "0"));
         let domain = domain.parse().ok()?;
         match kind {

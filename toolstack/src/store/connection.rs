@@ -15,6 +15,10 @@ const SOCKETS: [&str; 2] = ["/run/xenstored/socket", "/var/run/xenstored/socket"
 /// The kernel's own connection, for a XenStore in a domain of its own.
 const DEVICE: &str = "/dev/xen/xenbus";
 
+/// Most events that wait, each once: a domain may have 1000 nodes by XenStore's usual quota, but
+/// makes and removes any number of names below a directory of its own.
+pub const MAX_FIRED: usize = 1024;
+
 #[derive(Debug)]
 enum Channel {
     Socket(UnixStream),
@@ -45,6 +49,8 @@ pub struct Connection {
     input: Vec<u8>,
     /// However often a node is written meanwhile, it waits here once.
     fired: BTreeSet<Fired>,
+    /// What is watched: where to look when too much has happened to keep each place.
+    watches: BTreeSet<Fired>,
     request: u32,
     transaction: u32,
     broken: Option<String>,
@@ -75,6 +81,7 @@ impl Connection {
             channel,
             input: Vec::new(),
             fired: BTreeSet::new(),
+            watches: BTreeSet::new(),
             request: 0,
             transaction: 0,
             broken: None,
@@ -140,9 +147,20 @@ impl Connection {
         }
         let mut strings = message.strings().into_iter();
         if let (Some(path), Some(token)) = (strings.next(), strings.next()) {
-            self.fired.insert(Fired { path, token });
+            self.keep(Fired { path, token });
         }
         None
+    }
+
+    /// Keeps an event. Where too many wait, what its watch is on is looked at as a whole, as if
+    /// the watch were new: that says at least as much.
+    fn keep(&mut self, fired: Fired) {
+        if self.fired.len() < MAX_FIRED {
+            self.fired.insert(fired);
+            return;
+        }
+        let same = self.watches.iter().filter(|watch| watch.token == fired.token);
+        self.fired.extend(same.cloned());
     }
 
     fn exchange(&mut self, kind: Kind, parts: &[&[u8]]) -> io::Result<Option<Message>> {
@@ -257,6 +275,7 @@ impl Store for Connection {
     }
 
     fn watch(&mut self, path: &str, token: &str) -> Result<(), StoreError> {
+        self.watches.insert(Fired { path: path.into(), token: token.into() });
         match self.ask(Kind::Watch, &[path.as_bytes(), b"\0", token.as_bytes(), b"\0"]) {
             // Set already, with this token: it fires, which is all we want.
             Err(StoreError::Other(word)) if word == "EEXIST" => Ok(()),
@@ -265,6 +284,7 @@ impl Store for Connection {
     }
 
     fn unwatch(&mut self, path: &str, token: &str) -> Result<(), StoreError> {
+        self.watches.remove(&Fired { path: path.into(), token: token.into() });
         match self.ask(Kind::Unwatch, &[path.as_bytes(), b"\0", token.as_bytes(), b"\0"])
         {
             Ok(_) | Err(StoreError::Gone) => Ok(()),
@@ -290,8 +310,8 @@ mod tests {
 
     use pcidom_xenbus::wire::{Kind, encode};
 
-    use super::Connection;
-    use crate::store::{Fired, Nodes, Store, StoreError};
+    use super::{Connection, MAX_FIRED};
+    use crate::store::{Fired, MAX_TRIES, Nodes, Store, StoreError};
 
     /// Answers each request with the messages that `script` makes of its number.
     fn serve(script: impl Fn(u32) -> Vec<u8> + Send + 'static) -> Connection {
@@ -350,6 +370,56 @@ mod tests {
         assert_eq!(store.read("x"), Ok(Some("value".into())));
         drop(flood.join().unwrap());
         assert_eq!(store.fired.len(), 1);
+    }
+
+    #[test]
+    fn a_transaction_that_always_meets_another_one_is_given_up() {
+        let mut store = serve(|number| match number % 3 {
+            1 => encode(Kind::TransactionStart, number, 0, &[b"9\0"]).unwrap(),
+            0 => encode(Kind::Error, number, 0, &[b"EAGAIN\0"]).unwrap(),
+            _ => encode(Kind::Write, number, 0, &[b"OK\0"]).unwrap(),
+        });
+        let mut runs = 0;
+        let result = store.transaction(&mut |nodes| {
+            runs += 1;
+            nodes.write("x", "y")
+        });
+        assert_eq!((result, runs), (Err(StoreError::Again), MAX_TRIES));
+    }
+
+    #[test]
+    fn any_number_of_names_is_no_more_than_a_look_at_the_whole() {
+        let mut store = serve(|number| {
+            let answer = encode(Kind::Watch, number, 0, &[b"OK\0"]).unwrap();
+            let junk = |n| format!("home/said/{n}\0said/1\0");
+            let flood = (0..2 * MAX_FIRED).flat_map(|n| {
+                encode(Kind::WatchEvent, 0, 0, &[junk(n).as_bytes()]).unwrap()
+            });
+            // The second question brings the flood, and something of another watch behind it.
+            let other = encode(Kind::WatchEvent, 0, 0, &[b"link/state\0link/2\0"]);
+            let flood = flood.chain(other.unwrap()).filter(|_| number > 2);
+            flood.chain(answer).collect()
+        });
+        for (path, token) in [("home/said", "said/1"), ("link", "link/2"), ("x", "y")] {
+            store.watch(path, token).unwrap();
+        }
+        let fired = store.take_fired(false).unwrap();
+        let whole =
+            |path: &str, token: &str| Fired { path: path.into(), token: token.into() };
+        assert_eq!(fired.len(), MAX_FIRED + 2);
+        assert!(fired.contains(&whole("home/said", "said/1")));
+        assert!(fired.contains(&whole("link", "link/2")), "nobody else's word is lost");
+    }
+
+    #[test]
+    fn what_is_not_utf_8_is_replaced_and_no_message() {
+        let mut store = serve(|number| {
+            encode(Kind::Read, number, 0, &[b"gen=1 seq=1 unmap\xff\xfe"]).unwrap()
+        });
+        let text = store.read("x").unwrap().unwrap();
+        assert_eq!(text, "gen=1 seq=1 unmap\u{fffd}\u{fffd}");
+        assert!(text.parse::<pcidom_loan::LeaseRequest>().is_err());
+        assert!(text.parse::<pcidom_loan::LoanReport>().is_err());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The daemon against fakes: pcidom and guests are played by a few lines each.
 
+mod advisories;
 mod attach;
 mod bed;
 mod bus;
@@ -8,6 +9,7 @@ mod end;
 mod errors;
 mod exceptions;
 mod faults;
+mod hostile;
 mod lease;
 mod line;
 mod link;
