@@ -144,3 +144,19 @@ impl fmt::Display for NodeName {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{LoanId, MAX_LOANS};
+
+    #[test]
+    fn ids_end_where_the_tables_do_and_have_one_spelling_in_a_path() {
+        assert!(LoanId::new(MAX_LOANS - 1).is_some() && LoanId::new(MAX_LOANS).is_none());
+        assert_eq!(LoanId::parse("255").map(|id| id.to_string()), Some("255".into()));
+        for text in
+            ["256", "65536", "99999999999999999999", "-1", "+1", "0x1", "1/2", "..", " 1"]
+        {
+            assert_eq!(LoanId::parse(text), None, "{text}");
+        }
+    }
+}

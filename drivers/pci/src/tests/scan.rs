@@ -4,7 +4,7 @@ use crate::fake::{FakeBackend, FakeFunction, Fault, run};
 use crate::function::{Af, Bar, BarKind, Function, Msi, Msix, Pcie, Pm, Rom};
 use crate::function::{BarRegister, ExtendedCapability, Subsystem};
 use crate::regs::capability;
-use crate::scan::{MAX_CAPABILITIES, ScanError, scan};
+use crate::scan::{MAX_CAPABILITIES, MAX_EXTENDED_CAPABILITIES, ScanError, scan};
 
 fn scanned(backend: &mut FakeBackend) -> Result<Function, ScanError> {
     run(backend, |config| async move { scan(&config).await }).0
@@ -204,6 +204,19 @@ fn an_msix_table_outside_its_bar_is_not_given_an_address() {
         assert_eq!(function.msix_table(), None, "{bar} {offset:#x}");
         assert!(function.to_string().contains("unusable"));
     }
+}
+
+#[test]
+fn an_extended_list_without_end_is_followed_to_the_bound() {
+    let mut builder = FakeFunction::builder(0x1234, 0x5678, 0xff_0000, 0);
+    builder.pcie(0x40, false);
+    for n in 0..200_u16 {
+        let (offset, next) = (0x100 + 4 * n, u32::from(0x104 + 4 * n));
+        builder.put(offset, &(next << 20 | 0x1_000b).to_le_bytes());
+    }
+    let function = scanned(&mut FakeBackend::new(sbdf(), builder.build(&[]))).unwrap();
+    assert_eq!(function.extended.len(), MAX_EXTENDED_CAPABILITIES);
+    assert!(function.list_cut_at.is_some());
 }
 
 #[test]

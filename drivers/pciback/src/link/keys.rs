@@ -95,3 +95,22 @@ impl BackEntries {
         ["state", "num_devs"].map(String::from).into_iter().chain(of_entry).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{BackEntries, MAX_ENTRIES};
+
+    #[test]
+    fn a_directory_that_claims_more_entries_than_there_can_be_is_read_to_the_bound() {
+        let most = usize::try_from(MAX_ENTRIES).unwrap();
+        for (count, read) in
+            [("3", 3), ("256", most), ("257", most), ("4294967295", most)]
+        {
+            let get = |key: &str| (key == "num_devs").then_some(count);
+            assert_eq!(BackEntries::parse(get).entries.len(), read);
+            assert_eq!(BackEntries::keys(count.parse().unwrap()).len(), 2 + 3 * read);
+        }
+        let get = |key: &str| (key == "num_devs").then_some("-1");
+        assert_eq!(BackEntries::parse(get).entries, []);
+    }
+}
