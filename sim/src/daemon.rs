@@ -85,14 +85,22 @@ impl DaemonProcess {
     ///
     /// # Panics
     /// If it does not start.
+    pub fn start(xen: &Xen, store: &XenStore, name: &str) -> Self {
+        Self::start_for(xen, store, &[name])
+    }
+
+    /// The same for several of them.
+    ///
+    /// # Panics
+    /// If it does not start.
     #[expect(
         clippy::expect_used,
         reason = "a daemon that does not start is a failed test"
     )]
-    pub fn start(xen: &Xen, store: &XenStore, name: &str) -> Self {
+    pub fn start_for(xen: &Xen, store: &XenStore, names: &[&str]) -> Self {
         let life = Life::default();
         let mut process = Self {
-            core: Daemon::new(vec![name.into()]),
+            core: Daemon::new(names.iter().map(|name| (*name).into()).collect()),
             xen: SimHypervisor(xen.clone(), Rc::clone(&life), Spoilt::default()),
             host: SimHost(xen.clone(), Rc::clone(&life)),
             store: SimStore(store.connect(DomId::DOM0), Rc::clone(&life)),
