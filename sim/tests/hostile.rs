@@ -88,10 +88,11 @@ fn fare(
     Fare { reloads, read: reads.get(reads.len() / 2).copied().unwrap() }
 }
 
-/// The other guest's reads take at most twice as long, and it gets as much done.
+/// The other guest's reads take at most twice as long, and it gets nearly half as much done: of
+/// the link to dom0, where a reload's writes go, each of the two has every other turn.
 fn assert_unharmed(alone: &Fare, beside: &Fare) {
     assert!(beside.read <= alone.read * 2, "{alone:?}, {beside:?}");
-    assert!(beside.reloads * 2 >= alone.reloads, "{alone:?}, {beside:?}");
+    assert!(beside.reloads * 5 >= alone.reloads * 2, "{alone:?}, {beside:?}");
 }
 
 /// The device can be taken from the hostile guest and works elsewhere.

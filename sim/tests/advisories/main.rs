@@ -3,7 +3,6 @@
 //! page what it likes.
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     clippy::indexing_slicing,
     reason = "what goes wrong here fails the test"
 )]

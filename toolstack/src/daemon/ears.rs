@@ -51,9 +51,11 @@ impl Ears {
             let path = match *token {
                 Token::Said(pcidom) => paths::said(pcidom),
                 Token::Link(guest) => paths::front(guest),
-                Token::Domains | Token::Locks | Token::Requests | Token::Pool(_) => {
-                    String::new()
-                }
+                Token::Owner(_)
+                | Token::Domains
+                | Token::Locks
+                | Token::Requests
+                | Token::Pool(_) => String::new(),
             };
             Fired { path, token: token.text() }
         });

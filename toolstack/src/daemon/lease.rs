@@ -52,18 +52,20 @@ impl Daemon {
             // Being destroyed: its end is on the way, and does what an unmap would.
             return Ok(());
         }
-        let say = loan.lines.may(env.now);
         loan.record.sequence = request.sequence;
         let result = match request.ask {
             LeaseAsk::Unmap => {
+                let say = loan.vector_lines.may(env.now);
                 self.end_leases_saying(env, id, say);
                 Ok(Vec::new())
             }
-            LeaseAsk::MapMsi => self.map_leases(env, id, None, say)?,
-            LeaseAsk::MapMsix(entries) => self.map_leases(env, id, Some(entries), say)?,
+            LeaseAsk::MapMsi => self.map_leases(env, id, None)?,
+            LeaseAsk::MapMsix(entries) => self.map_leases(env, id, Some(entries))?,
         };
-        let Some(loan) = self.loans.get(&id) else { return Ok(()) };
-        if let Some(refusal) = result.as_ref().err().filter(|_| say) {
+        let Some(loan) = self.loans.get_mut(&id) else { return Ok(()) };
+        if let Err(refusal) = &result
+            && loan.lines.may(env.now)
+        {
             log::warn!("{}: request {}: {refusal}", loan.title(id), request.sequence);
         }
         let answer = LeaseAnswer {
@@ -101,7 +103,6 @@ impl Daemon {
         env: &mut Env<'_>,
         id: LoanId,
         entries: Option<Vec<u16>>,
-        say: bool,
     ) -> Result<Result<Vec<Pirq>, LeaseRefusal>, Failure> {
         let Some(loan) = self.loans.get(&id) else {
             return Ok(Err(LeaseRefusal::NotAllowed));
@@ -119,10 +120,13 @@ impl Daemon {
         // From here until the answer, only this node knows that there may be pirqs.
         record.leases = Noted::INTENT;
         record.save(env.store, id)?;
-        let result = match Leases::map(env, id, &record, &vectors) {
+        let mapped = Leases::map(env, id, &record, &vectors);
+        let now = env.now;
+        let loan = self.loans.get_mut(&id);
+        let result = match mapped {
             Ok(leases) => {
                 let pirqs: Vec<Pirq> = leases.pirqs().collect();
-                if say {
+                if loan.is_some_and(|loan| loan.vector_lines.may(now)) {
                     let list = list(&vectors, &pirqs);
                     log::info!("{title}: mapped {} pirqs: {list}", pirqs.len());
                 }
@@ -130,7 +134,7 @@ impl Daemon {
                 Ok(pirqs)
             }
             Err(error) => {
-                if say {
+                if loan.is_some_and(|loan| loan.lines.may(now)) {
                     log::warn!("{title}: {} vectors: {error}", vectors.len());
                 }
                 self.set_leases(id, Leases::default());

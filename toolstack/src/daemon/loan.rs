@@ -99,6 +99,8 @@ pub(super) struct Loan {
     pub(super) serve_at: Option<Instant>,
     /// How much may be said of what pcidom writes about it.
     pub(super) lines: Pace,
+    /// And of its vectors.
+    pub(super) vector_lines: Pace,
 }
 
 impl Loan {
@@ -124,6 +126,7 @@ impl Loan {
             requests: Pace::of_requests(),
             serve_at: None,
             lines: Pace::of_lines(),
+            vector_lines: Pace::of_vector_lines(),
         }
     }
 

@@ -38,6 +38,7 @@ mod line;
 mod link;
 mod loan;
 mod lock;
+mod named;
 mod owner;
 mod pace;
 mod paths;

@@ -23,6 +23,10 @@ pub(super) const LOOK_PAUSE: Duration = Duration::from_millis(20);
 /// Lines about one loan, or one pcidom, in a row: what drivers, attaches and detaches cause that
 /// people ask for.
 pub(super) const LINE_BURST: u32 = 64;
+/// The same for lines that tell which vectors were mapped and unmapped: a driver that is reloaded
+/// fifty times writes 200, and whoever looks for a number that was used twice needs all of
+/// them (`nvme-storm`).
+pub(super) const VECTOR_LINE_BURST: u32 = 1024;
 /// One more line each time this has passed: 86,400 a day are a few MiB.
 pub(super) const LINE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -50,6 +54,11 @@ impl Pace {
     /// For lines of the log.
     pub(super) fn of_lines() -> Self {
         Self::new(LINE_BURST, LINE_PAUSE)
+    }
+
+    /// For lines of the log that tell of vectors.
+    pub(super) fn of_vector_lines() -> Self {
+        Self::new(VECTOR_LINE_BURST, LINE_PAUSE)
     }
 
     /// Whether all that was taken is there again.

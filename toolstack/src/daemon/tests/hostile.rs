@@ -10,7 +10,7 @@ use crate::daemon::Daemon;
 use crate::daemon::pace::{LINE_BURST, LOOK_BURST, LOOK_PAUSE, REQUEST_BURST};
 use crate::fake::Owner;
 use crate::store::{Nodes, Permissions};
-use crate::verb::{Bdf, Reply, Verb};
+use crate::verb::{Bdf, Reply, Verb, Wish};
 
 /// What the pcidom that was taken over may write, and where it is spoken to.
 const SAID: &str = "/local/domain/1/data/pcidom";
@@ -70,12 +70,14 @@ fn two() -> Bed {
     bed.pass(1);
     bed.ask(&Verb::Attach {
         guest: "g2".into(),
+        owner: None,
         device: Bdf(device(3)),
         slot: None,
         bus: None,
         share_line: false,
         lax: false,
         wait: None,
+        wish: Wish::default(),
         pcidom: Some("other".into()),
     });
     say(&mut bed, &format!("{OTHER_SAID}/loans/1"), "gen=2 ready flr");
