@@ -42,8 +42,8 @@ is_over() {
 
 step "the domains"
 owner_type=pvh
-if ! xl info | grep '^virt_caps' | grep -q hvm_directio; then
-    note "no hvm_directio in virt_caps, so the owner is a PV domain"
+if ! xl info | grep '^virt_caps' | grep -qw hvm; then
+    note "no hvm in virt_caps, so the owner is a PV domain"
     owner_type=pv
 fi
 assignable "$disk0"
