@@ -2,11 +2,13 @@
 
 use crate::bed::{Bed, Options, scenario::Scenario, suite::Suite, verdict::Verdict};
 use crate::{
-    bench, demo, dist, host_tests, packages, policy, progress, soak, workspace::Workspace,
+    bench, demo, dist, fuzz, host_tests, packages, policy, progress, soak,
+    workspace::Workspace,
 };
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Build, test and demo commands of pcidom.
 #[derive(Debug, Parser)]
@@ -66,6 +68,14 @@ enum Command {
     },
     /// Show what the register table makes of a device's config space.
     Policy(policy::Wish),
+    /// Let libFuzzer look for inputs that pcidom or the daemon do not stand.
+    Fuzz {
+        /// For so long, all targets together.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Only these targets: folders of fuzz/corpus/.
+        targets: Vec<String>,
+    },
     /// Work with the bed directly.
     Bed {
         #[command(subcommand)]
@@ -145,6 +155,12 @@ impl Cli {
                 soak::run(&workspace, &suite.suite, wish)
             }
             Command::Policy(wish) => policy::run(&workspace, &wish).map(|()| true),
+            Command::Fuzz { seconds, targets } => {
+                packages::ensure(&workspace)?;
+                let time = Duration::from_secs(seconds);
+                let wish = fuzz::Wish { time, targets, learns: true };
+                fuzz::run(&workspace, &wish)
+            }
             Command::Bed { command } => command.run(&workspace),
             Command::Clean => {
                 workspace.remove_bed()?;
@@ -211,6 +227,9 @@ fn test(
     packages::ensure(workspace)?;
     if names.is_empty() {
         host_tests::run(workspace, &mut tally);
+        if !quick {
+            tally.step("fuzz", || fuzz::short(workspace));
+        }
     }
     if !quick {
         let scenarios: Vec<_> = if names.is_empty() {

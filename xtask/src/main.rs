@@ -5,6 +5,7 @@ mod bench;
 mod commands;
 mod demo;
 mod dist;
+mod fuzz;
 mod host_tests;
 mod packages;
 mod policy;

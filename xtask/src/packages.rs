@@ -29,6 +29,8 @@ const NEEDS: &[Need] = &[
     Need { what: What::Program("gzip"), package: "gzip" },
     Need { what: What::Program("tar"), package: "tar" },
     Need { what: What::Program("cc"), package: "gcc" },
+    // libFuzzer's runtime is built from source.
+    Need { what: What::Program("c++"), package: "g++" },
     Need { what: What::Program("strip"), package: "binutils" },
     // The ABI test compares xen-sys with Xen's own headers.
     Need { what: What::File("/usr/include/xen/xen.h"), package: "libxen-dev" },
