@@ -22,7 +22,7 @@ lend() {
     check "$1: the owner's interrupts are its own" may_use_line "$(domid owner)"
     check "$1: the stub domain has no pirq" not has_pirq "$(domid stub)"
     check "$1: pcidom has no right to it" has_no_rights "$(domid pcidom)" "$disk0"
-    check "$1: XenStore: the link is the stub domain's" nodes_agree stub "$disk0"
+    wait_for "$1: XenStore: the link is the stub domain's" 10 nodes_agree stub "$disk0"
     check "$1: status shows both" status_says "owner: owner \($(domid owner)\)"
     guest_must stub 40 'wait_until 30 has_devices 1'
 }
@@ -42,8 +42,8 @@ is_over() {
 
 step "the domains"
 owner_type=pvh
-if ! xl info | grep '^virt_caps' | grep -qw hvm; then
-    note "no hvm in virt_caps, so the owner is a PV domain"
+if ! xl info | grep '^virt_caps' | grep -qwE 'hap|shadow'; then
+    note "neither hap nor shadow in virt_caps, so the owner is a PV domain"
     owner_type=pv
 fi
 assignable "$disk0"
