@@ -1,6 +1,6 @@
 //! What is to be done in the hardware for a guest's write.
 
-use pcidom_pci::{Access, Register};
+use pcidom_pci::{Access, Register, Width};
 
 use super::field::View;
 
@@ -39,10 +39,15 @@ impl Merge {
         old & !self.mask | self.value & self.mask
     }
 
-    /// The write, unless it would change nothing.
+    /// The write, unless it would change nothing. Nor is a word of ones written back, which is
+    /// what a device reads as that does not answer: should it answer again by then, the ones
+    /// would be requests, its reset among them.
     pub(crate) fn access(&self, old: u32) -> Option<Access> {
-        let new = self.merged(old);
-        (new != old).then_some(Access::Write(self.register, new))
+        let width = self.register.width();
+        let old = old & width.mask();
+        let answers = width == Width::Byte || old != width.mask();
+        let new = self.merged(old) & width.mask();
+        (answers && new != old).then_some(Access::Write(self.register, new))
     }
 
     /// Whether the guest will see what it has written.
