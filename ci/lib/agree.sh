@@ -30,7 +30,11 @@ nodes_agree() {
     front=$(frontend_path "$1")
     shift
     back=$(xenstore-read "$front/backend") || [ $# -eq 0 ] || return 1
-    [ -n "$back" ] || return 0
+    # No link at all is right for a guest without devices, and for no other.
+    if [ -z "$back" ]; then
+        [ $# -eq 0 ]
+        return
+    fi
     printf '%s\n' "$@" | grep . | sort > /tmp/agree.wanted || true
     xenstore-ls "$back" > /tmp/agree.nodes || [ $# -eq 0 ] || return 1
     cat /tmp/agree.nodes

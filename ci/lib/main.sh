@@ -28,7 +28,7 @@ cp -r /var/log/xen/. "$out"/
 cp /etc/xen/*.cfg /tmp/*.cfg "$out"/ 2> /dev/null
 timeout 10 xl list > "$out/xl-list.txt" 2>&1
 # Of a failure also how every interrupt is routed, masked and bound, for xl dmesg below.
-[ "$verdict" = SUCCESS ] || { timeout 10 xl debug-keys iMeQ && sleep 2; }
+[ "$verdict" = SUCCESS ] || timeout 10 xl debug-keys iMeQ
 timeout 10 xl dmesg > "$out/xl-dmesg.txt" 2>&1
 timeout 10 xenstore-ls -fp > "$out/xenstore.txt" 2>&1
 timeout 10 pcidomctl status > "$out/pcidomctl-status.txt" 2>&1

@@ -163,9 +163,3 @@ awk_zombie() {
         NR > 1 && ($1 == "(null)" || $5 ~ /d/ || ($5 ~ /[sc]/ && index(ending, " " $1 " ") == 0)) { f = 1 }
         END { exit !f }'
 }
-
-# denied_is_named: status names the register of a write that was denied, and what allows it.
-denied_is_named() {
-    pcidomctl status > /tmp/denied.out || return 1
-    grep 'denied: LATENCY_TIMER, 1 byte at 0x0d, wanted 0x40' /tmp/denied.out | grep 'allow=LATENCY_TIMER'
-}

@@ -28,7 +28,7 @@ const AROUND: Duration = Duration::from_secs(400);
 /// How much random work, and which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Soak {
-    /// Each a few operations.
+    /// Each a sequence of operations, and a look at who has what.
     pub(crate) rounds: u32,
     /// What decides them.
     pub(crate) seed: u64,

@@ -24,6 +24,12 @@ swept() {
     guest_must g1 40 'wait_until 30 has_devices 0'
 }
 
+# denied_is_named: status names the register of a write that was denied, and what allows it.
+denied_is_named() {
+    pcidomctl status > /tmp/denied.out || return 1
+    grep 'denied: LATENCY_TIMER, 1 byte at 0x0d, wanted 0x40' /tmp/denied.out | grep 'allow=LATENCY_TIMER'
+}
+
 step "boot pcidom with four kinds of devices in its pool"
 all="$disk0 $net0 $net0_port $card0 $card0_port $sata0 $sata0_port"
 # shellcheck disable=SC2086 # a list

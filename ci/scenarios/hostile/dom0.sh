@@ -184,8 +184,8 @@ leaves() {
 # the other one, while the first goes on.
 assault() {
     measure "$1"
-    check "$attack: g1's config reads take at most twice as long" reads_are_prompt
-    check "$attack: g1's drive is as fast as alone" drive_is_fast
+    check "$attack: g1's config reads take at most twice as long as beside the controls" reads_are_prompt
+    check "$attack: g1's drive has nine tenths of what it has beside the controls" drive_is_fast
     wait_for "$attack: the attacks were made" 90 attack_was_real "$2"
     check "$attack: no wrong key has made a link" nothing_bad_was_taken
     for name in $(turns | sed 's/.*attack=\([a-z]*\) .*/\1/' | sort -u); do
