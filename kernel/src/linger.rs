@@ -12,6 +12,10 @@ use core::time::Duration;
 /// (`halt_poll_ns`).
 pub const LINGER: Duration = Duration::from_micros(200);
 
+/// How long it stays awake while dom0 carries out an access, whose answer will come for sure:
+/// a few times what that takes where dom0 is slowest, in emulation (150 to 300 us).
+pub const LINGER_FOR_ANSWER: Duration = Duration::from_micros(800);
+
 /// Most waits that are left out after some in vain. A new burst is noticed after as many
 /// requests.
 const MAX_SKIP: u32 = 31;

@@ -35,6 +35,6 @@ fn main(boot: Boot, mut platform: XenPlatform) -> ! {
         if let Some(how) = machine.halt() {
             image::halt(how);
         }
-        platform.wait(machine.next_deadline());
+        platform.wait(machine.next_deadline(), machine.awaits_dom0());
     }
 }

@@ -25,6 +25,8 @@ pub mod header {
     pub const MULTI_FUNCTION: u8 = 1 << 7;
     /// Header Type of an endpoint, without [`MULTI_FUNCTION`].
     pub const TYPE_ENDPOINT: u8 = 0;
+    /// Latency Timer, 8 bits; 0 of a PCI Express function (PCIe 7.5.1.1.8).
+    pub const LATENCY_TIMER: u16 = 0x0d;
     /// Header Type of a bridge or port, without [`MULTI_FUNCTION`].
     pub const TYPE_BRIDGE: u8 = 1;
     /// Base Address Register 0, 32 bits.

@@ -7,7 +7,7 @@ use core::time::Duration;
 use log::LevelFilter;
 use pcidom_boot::info::StartInfo;
 use pcidom_boot::memory::AddressSpace;
-use pcidom_kernel::linger::{LINGER, Linger};
+use pcidom_kernel::linger::{LINGER, LINGER_FOR_ANSWER, Linger};
 use pcidom_kernel::{Console, Event, HeapUse, Platform, XenError};
 use pcidom_script::Instant;
 use pcidom_xenbus::{DomId, GrantRef, Mfn, Port};
@@ -128,12 +128,14 @@ impl XenPlatform {
     }
 
     /// Sends the log on its way, and sleeps until an event or `deadline`. May return early.
-    pub(crate) fn wait(&mut self, deadline: Option<Instant>) {
+    /// With an `answer` on its way it stays awake for longer at first.
+    pub(crate) fn wait(&mut self, deadline: Option<Instant>, answer: bool) {
         let pause = if logger::pump() { Some(COM2_INTERVAL) } else { self.com2_pause() };
         let soon = pause.map(|pause| self.now().after(pause));
         let deadline = deadline.into_iter().chain(soon).min();
         if mem::take(&mut self.served) && self.linger.is_worth_it() {
-            let awake = self.now().after(LINGER);
+            let awake = if answer { LINGER_FOR_ANSWER } else { LINGER };
+            let awake = self.now().after(awake);
             let came = self.events.linger(deadline.map_or(awake, |end| end.min(awake)));
             self.linger.came(came);
             if came {

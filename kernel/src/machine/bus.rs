@@ -133,6 +133,11 @@ impl Bus {
         }
     }
 
+    /// Whether an access is with dom0 that is not overdue.
+    pub(super) const fn is_in_flight(&self) -> bool {
+        self.in_flight.is_some() && self.slot.deadline().is_some()
+    }
+
     /// When something is given up.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let slot = self.in_flight.and(self.slot.deadline());

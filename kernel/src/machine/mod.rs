@@ -196,6 +196,11 @@ impl<P: Platform> Machine<P> {
         deadlines.into_iter().flatten().min()
     }
 
+    /// Whether dom0 is carrying out an access, so that its answer comes soon.
+    pub const fn awaits_dom0(&self) -> bool {
+        self.bus.is_in_flight()
+    }
+
     /// How the domain is to end, once that was asked for.
     pub const fn halt(&self) -> Option<Halt> {
         self.halt

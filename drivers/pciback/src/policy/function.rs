@@ -120,8 +120,14 @@ impl VirtualFunction {
                 add(&mut self.fields, Field::unknown(allowed.register, allowed.mask));
             }
         }
-        if self.permissive {
-            self.fields.iter_mut().for_each(|field| field.granted = field.grantable);
+        for field in &mut self.fields {
+            if self.permissive {
+                field.granted = field.grantable;
+            }
+            // Who may write it is to see what came of it, whatever it should have held.
+            if field.granted != 0 && matches!(field.read, ReadRule::Constant(_)) {
+                field.read = ReadRule::Hardware;
+            }
         }
         self
     }

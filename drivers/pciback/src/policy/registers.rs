@@ -109,8 +109,9 @@ table! {
     "REVISION_AND_CLASS", 0x08, Dword, ALL, Drop, 0, "PCI 6.2.1", FACT;
     "CACHE_LINE_SIZE", 0x0c, Byte, Hardware, Forward, 0, "PCI 6.2.4",
         "it can be written already";
-    "LATENCY_TIMER", 0x0d, Byte, Hardware, Drop, 0xff, "PCI 6.2.4",
-        "the device may hold a conventional bus longer than dom0 means it to";
+    "LATENCY_TIMER", 0x0d, Byte, ALL, Drop, 0xff, "PCI 6.2.4, PCIe 7.5.1.1.8",
+        "hardwired to 0 on PCI Express; on a conventional bus the device may hold the bus longer \
+         than dom0 means it to";
     "HEADER_TYPE", 0x0e, Byte, ReadRule::HeaderType(0), Drop, 0, "PCI 6.2.1", FACT;
     "BIST", 0x0f, Byte, Hardware, WriteRule::SelfTest, 0, "PCI 6.2.4",
         "a device that tests itself may not answer for two seconds";

@@ -120,6 +120,8 @@ fn recorded(function: &Function, register: Register) -> Option<u32> {
             let ids = function.subsystem?;
             u32::from(ids.device) << 16 | u32::from(ids.vendor)
         }
+        // PCIe 7.5.1.1.8: hardwired to 0.
+        header::LATENCY_TIMER => function.pcie.map(|_| 0)?,
         header::INTERRUPT_LINE => function.interrupt_line.into(),
         header::INTERRUPT_PIN => function.interrupt_pin.into(),
         _ if Some(offset) == after(power, pm::CAPABILITIES) => {

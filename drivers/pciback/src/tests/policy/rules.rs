@@ -1,10 +1,11 @@
 //! Single registers: what a guest can and cannot do with each.
 
 use pcidom_loan::{Allowed, Exceptions};
-use pcidom_pci::{Register, Width};
+use pcidom_pci::{Access, Register, Width};
 
-use super::layouts::{Rig, e1000e, full, nvme, register};
+use super::layouts::{Rig, e1000e, full, nvme, register, rtl8139};
 use super::permissive;
+use crate::policy::Plan;
 
 fn word(offset: u16) -> Register {
     register(offset, Width::Word)
@@ -184,4 +185,37 @@ fn without_a_row_a_write_is_denied_by_its_place_and_width() {
     let [denied] = rig.guest.dropped().writes() else { panic!() };
     assert_eq!((denied.name, denied.register), ("", place));
     assert_eq!((denied.count, denied.last), (2, 0x77));
+}
+
+#[test]
+fn the_latency_timer_of_an_express_device_is_0_without_a_look_at_the_hardware() {
+    let timer = register(0x0d, Width::Byte);
+    let mut rig = Rig::new(&nvme(), &Exceptions::default());
+    assert_eq!(rig.guest.plan(Access::Read(timer)), Plan::Answer(0));
+    assert_eq!(rig.guest.plan(Access::Write(timer, 0x40)), Plan::Answer(0));
+    assert_eq!(rig.denied(), [("LATENCY_TIMER", 0x0d, 0x40)]);
+    // On a conventional bus it is the hardware's; and so it is for who may write it.
+    for mut rig in [
+        Rig::new(&rtl8139(), &Exceptions::default()),
+        Rig::new(&nvme(), &allow(timer, 0xff)),
+        Rig::new(&nvme(), &permissive()),
+    ] {
+        rig.hardware[0x0d] = 0x20;
+        assert_eq!(rig.read(timer), Some(0x20));
+    }
+}
+
+#[test]
+fn a_register_that_reads_all_ones_is_not_written_back() {
+    let mut rig = Rig::new(&nvme(), &Exceptions::default());
+    // Nobody answers.
+    rig.hardware[0x88..0x8a].fill(0xff);
+    rig.write(DEVCTL, 0x2000);
+    assert_eq!(rig.load(DEVCTL), 0xffff);
+    // A byte of ones may be what a device has.
+    let timer = register(0x0d, Width::Byte);
+    let mut rig = Rig::new(&rtl8139(), &allow(timer, 0x0f));
+    rig.hardware[0x0d] = 0xff;
+    rig.write(timer, 0x00);
+    assert_eq!(rig.load(timer), 0xf0);
 }
