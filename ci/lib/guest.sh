@@ -3,13 +3,20 @@
 STATE=/tmp/io
 mkdir -p "$STATE"
 
+# uptime_s: whole seconds since the guest's boot, in NOW.
+uptime_s() {
+    read -r NOW _ < /proc/uptime
+    NOW=${NOW%.*}
+}
+
 # wait_until SECONDS COMMAND...: polls until the command succeeds.
 wait_until() {
-    wait_left=$(($1 * 20))
+    uptime_s
+    wait_end=$((NOW + $1))
     shift
     until "$@" > /dev/null 2>&1; do
-        wait_left=$((wait_left - 1))
-        if [ "$wait_left" -le 0 ]; then
+        uptime_s
+        if [ "$NOW" -ge "$wait_end" ]; then
             echo "gave up waiting for: $*"
             return 1
         fi
@@ -43,18 +50,22 @@ find_nvme() {
 # nvme_wait SERIAL SECONDS: until the drive is usable.
 nvme_wait() { wait_until "$2" find_nvme "$1"; }
 
-# nvme_disk SERIAL: its block device, of an NVMe drive or of a SATA disk.
+# nvme_disk SERIAL: a node for its block device, of an NVMe drive or of a SATA disk. Not the
+# one in /dev: that goes with the drive, and dd would then make a file in its place, which
+# keeps the next drive from having a node at all.
 nvme_disk() {
-    sata_disk "$1" && return
-    controller=$(find_nvme "$1") || return 1
-    echo "/dev/${controller}n1"
+    disk=$(sata_disk "$1") || disk=$(find_nvme "$1")n1
+    number=$(cat "/sys/class/block/$disk/dev" 2> /dev/null) || return 1
+    node=$STATE/$disk.$number
+    [ -b "$node" ] || mknod "$node" b "${number%:*}" "${number#*:}" || return 1
+    echo "$node"
 }
 
 sata_disk() {
     for disk in /sys/block/sd*; do
         # The page with the serial number.
         grep -qas "$1" "$disk/device/vpd_pg80" || continue
-        echo "/dev/${disk##*/}"
+        echo "${disk##*/}"
         return 0
     done
     return 1
@@ -121,6 +132,9 @@ io_at_least() { [ "$(io_rounds)" -ge "$1" ]; }
 
 # io_advances SECONDS: a further round ends within the time.
 io_advances() { wait_until "$1" io_at_least "$(($(io_rounds) + 2))"; }
+
+# io_ended: the loop has ended, since its drive is gone.
+io_ended() { [ -e "$STATE/finished" ]; }
 
 # io_stop: ends the loop, reports what the drive must hold, fails if there were errors.
 io_stop() {

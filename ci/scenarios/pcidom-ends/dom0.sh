@@ -27,6 +27,7 @@ g1_lost_it() {
     check "$1: g1 has no right to the drive" has_no_rights "$(domid g1)" "$disk0"
     check "$1: g1 has no pirq" not has_pirq "$(domid g1)"
     guest_must g1 70 'wait_until 60 nvme_gone'
+    guest_must g1 70 'wait_until 60 io_ended'
     wait_for "$1: g1's directory is gone" 20 not xenstore-exists "$(frontend_path g1)"
 }
 
