@@ -100,7 +100,7 @@ follow() {
 }
 
 # What Debian's kernel does at its start, and no test is about: a second of each boot here.
-FAST_BOOT='init_on_alloc=0 lsm= rodata=off rcupdate.rcu_expedited=1 nowatchdog'
+FAST_BOOT='init_on_alloc=0 lsm= rodata=off rcupdate.rcu_expedited=1 nowatchdog mitigations=off'
 
 # create_guest NAME [--paused] [--mem MIB] [--vcpus N] [--cmdline TEXT] [--script FILE]
 # ['key = value' ...]: a PV Linux guest. --cmdline adds to its kernel's command line. --script
@@ -109,7 +109,7 @@ FAST_BOOT='init_on_alloc=0 lsm= rodata=off rcupdate.rcu_expedited=1 nowatchdog'
 create_guest() {
     name=$1
     shift
-    paused='' memory=256 vcpus=1 more='' script=''
+    paused='' memory=192 vcpus=1 more='' script=''
     : > "/tmp/$name.extra"
     while [ $# -gt 0 ]; do
         case $1 in

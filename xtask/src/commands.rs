@@ -1,8 +1,8 @@
 //! The command line: one variant per command, and the order of work behind each.
 
-use crate::bed::{Bed, Options, scenario::Scenario, suite::Suite, verdict::Verdict};
+use crate::bed::{Bed, Options, scenario::Scenario, verdict::Verdict};
 use crate::{
-    bench, demo, dist, fuzz, host_tests, packages, policy, progress, soak,
+    bench, demo, dist, fuzz, hostile, packages, policy, soak, suites,
     workspace::Workspace,
 };
 use anyhow::Result;
@@ -62,6 +62,9 @@ enum Command {
         /// Decides what happens; printed, so that a run can be repeated.
         #[arg(long)]
         seed: Option<u64>,
+        /// Instead: let a guest attack pcidom beside an honest one, and measure that one.
+        #[arg(long, conflicts_with_all = ["rounds", "seed"])]
+        hostile: bool,
         /// Use what is in target/dist/ as it is, without building.
         #[arg(long)]
         no_build: bool,
@@ -143,14 +146,18 @@ impl Cli {
                 Ok(true)
             }
             Command::Test { quick, suite, scenarios } => {
-                test(&workspace, quick, suite.as_deref(), &scenarios)
+                suites::test(&workspace, quick, suite.as_deref(), &scenarios)
             }
             Command::Demo(suite) => demo::run(&workspace, &suite.suite),
             Command::Bench { suite, rounds, no_build, no_sim } => {
                 let plan = bench::Plan { rounds, no_build, no_sim };
                 bench::run(&workspace, &suite.suite, plan)
             }
-            Command::Soak { suite, minutes, rounds, seed, no_build } => {
+            Command::Soak { suite, minutes, hostile: true, no_build, .. } => {
+                let wish = hostile::Wish { minutes, no_build };
+                hostile::run(&workspace, &suite.suite, wish)
+            }
+            Command::Soak { suite, minutes, rounds, seed, no_build, .. } => {
                 let wish = soak::Wish { minutes, rounds, seed, no_build };
                 soak::run(&workspace, &suite.suite, wish)
             }
@@ -158,7 +165,7 @@ impl Cli {
             Command::Fuzz { seconds, targets } => {
                 packages::ensure(&workspace)?;
                 let time = Duration::from_secs(seconds);
-                let wish = fuzz::Wish { time, targets, learns: true };
+                let wish = fuzz::Wish { time, targets, learns: true, patient: false };
                 fuzz::run(&workspace, &wish)
             }
             Command::Bed { command } => command.run(&workspace),
@@ -213,68 +220,4 @@ fn prepare(
         dist::build_for(workspace, &scenario)?;
     }
     Ok((bed, scenario, Options { verbose, image: image.image, ..Options::default() }))
-}
-
-/// Runs the tests and prints the line that CI reads, last and alone.
-fn test(
-    workspace: &Workspace,
-    quick: bool,
-    suite: Option<&str>,
-    names: &[String],
-) -> Result<bool> {
-    let suites = suite.map_or_else(|| Suite::names().collect(), |name| vec![name]);
-    let mut tally = progress::Tally::default();
-    packages::ensure(workspace)?;
-    if names.is_empty() {
-        host_tests::run(workspace, &mut tally);
-        if !quick {
-            tally.step("fuzz", || fuzz::short(workspace));
-        }
-    }
-    if !quick {
-        let scenarios: Vec<_> = if names.is_empty() {
-            let all = Scenario::load_all(workspace)?;
-            all.into_iter().filter(|scenario| !scenario.on_demand).collect()
-        } else {
-            names.iter().map(|n| Scenario::load(workspace, n)).collect::<Result<_>>()?
-        };
-        run_scenarios(workspace, &suites, &scenarios, &mut tally);
-    }
-    tally.print();
-    Ok(tally.all_passed())
-}
-
-fn run_scenarios(
-    workspace: &Workspace,
-    suites: &[&str],
-    scenarios: &[Scenario],
-    tally: &mut progress::Tally,
-) {
-    if scenarios.iter().any(|s| s.needs_pcidom) {
-        tally.step("dist", || dist::build(workspace));
-    }
-    for scenario in scenarios.iter().filter(|s| s.needs_more_built()) {
-        let name = format!("dist for {}", scenario.name);
-        tally.step(&name, || dist::build_for(workspace, scenario));
-    }
-    for suite in suites {
-        let step = format!("bed, {suite}");
-        let Some(bed) = tally.step(&step, || Bed::build(workspace, suite)) else {
-            // Without a bed nothing ran, and what did not run has not passed.
-            for scenario in scenarios {
-                tally.failed(&format!("{}, {suite}", scenario.name), "there is no bed");
-            }
-            continue;
-        };
-        for scenario in scenarios {
-            let name = format!("{}, {suite}", scenario.name);
-            match bed.run(scenario, &Options::default()) {
-                Ok(run) if run.verdict == Verdict::Success => tally.passed(&name),
-                Ok(run) => {
-                    tally.failed(&name, &format!("{}: {}", run.verdict.word(), run.why));
-                }
-                Err(error) => tally.failed(&name, &format!("{error:#}")),
-            }
-        }
-    }
 }

@@ -11,8 +11,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 use std::{env, fs};
 
-/// What a run in `cargo xtask test` takes, without building.
-pub(crate) const SHORT: Duration = Duration::from_secs(20);
+/// What a run in `cargo xtask test` takes, without building. It has what the scenarios leave
+/// of the host's CPUs, which is less than one.
+const SHORT: Duration = Duration::from_secs(60);
 
 /// Given by name, so that build scripts are not instrumented: what is built for the host
 /// without a target is built with the same flags.
@@ -31,8 +32,9 @@ const MAX_TEXT: u32 = 1024;
 const MAX_STEPS: u32 = 512;
 /// No target takes more than 50 MiB, most of it libFuzzer's corpus.
 const MEMORY_MIB: u32 = 512;
-/// An input that takes so long has found a loop: the others take microseconds.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// An input that takes so long has found a loop: the others take microseconds, but a patient
+/// run may not get a CPU for seconds.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a person asked for.
 #[derive(Debug)]
@@ -44,6 +46,14 @@ pub(crate) struct Wish {
     /// Begin with what earlier runs have learnt, and add to it. Reading that takes longer with
     /// each run, and does not count as time.
     pub(crate) learns: bool,
+    /// Run only when no other program wants to.
+    pub(crate) patient: bool,
+}
+
+impl Wish {
+    fn pace(&self, command: Command) -> Command {
+        if self.patient { process::patient(&command) } else { command }
+    }
 }
 
 /// What the fuzzer says at the end of its log.
@@ -71,14 +81,14 @@ pub(crate) fn run(workspace: &Workspace, wish: &Wish) -> Result<bool> {
         ensure!(known.contains(target), "no target {target}; there are {known:?}");
     }
     let targets = if wish.targets.is_empty() { &known } else { &wish.targets };
-    let programs = build(workspace)?;
+    let programs = build(workspace, wish)?;
     let mut left = wish.time.as_secs();
     let (mut total, mut good) = (0_u64, true);
     for (waiting, target) in (1..=targets.len()).rev().zip(targets) {
         let seconds = (left / u64::try_from(waiting)?).max(1);
         left = left.saturating_sub(seconds);
         let program = programs.join(target);
-        let outcome = fuzz_one(workspace, &program, target, seconds, wish.learns)?;
+        let outcome = fuzz_one(workspace, &program, target, seconds, wish)?;
         let Outcome { executions, edges, inputs, found } = outcome;
         progress::say(format_args!(
             "{target}: {executions} executions in {seconds} s, {edges} edges, \
@@ -94,9 +104,9 @@ pub(crate) fn run(workspace: &Workspace, wish: &Wish) -> Result<bool> {
     Ok(good)
 }
 
-/// The same as a step of the tests.
+/// The same as a step of the tests, beside others.
 pub(crate) fn short(workspace: &Workspace) -> Result<()> {
-    let wish = Wish { time: SHORT, targets: Vec::new(), learns: false };
+    let wish = Wish { time: SHORT, targets: Vec::new(), learns: false, patient: true };
     ensure!(run(workspace, &wish)?, "the fuzzer has found something, see above");
     Ok(())
 }
@@ -112,7 +122,7 @@ fn names(corpus: &Path) -> Result<Vec<String>> {
 }
 
 /// Builds all programs; where they are.
-fn build(workspace: &Workspace) -> Result<PathBuf> {
+fn build(workspace: &Workspace, wish: &Wish) -> Result<PathBuf> {
     progress::say("building the fuzz targets");
     // Its own folder: with other flags everything else would be built anew as well.
     let built = env::var_os("CARGO_TARGET_DIR")
@@ -132,7 +142,7 @@ fn build(workspace: &Workspace) -> Result<PathBuf> {
         TRIPLE,
     ]);
     cargo.env("CARGO_TARGET_DIR", &built).env("RUSTFLAGS", INSTRUMENT);
-    process::run(&mut cargo)?;
+    process::run(&mut wish.pace(cargo))?;
     Ok(built.join(TRIPLE).join("fuzz"))
 }
 
@@ -141,8 +151,9 @@ fn fuzz_one(
     program: &Path,
     target: &str,
     seconds: u64,
-    learns: bool,
+    wish: &Wish,
 ) -> Result<Outcome> {
+    let learns = wish.learns;
     let kept = workspace.target().join("fuzz");
     let inputs = kept.join(if learns { "corpus" } else { "short" }).join(target);
     let finds = kept.join("found").join(target);
@@ -158,7 +169,8 @@ fn fuzz_one(
     let output = fs::File::create(&log)?;
     let is_text = ["texts", "directories"].contains(&target);
     let longest = if is_text { MAX_TEXT } else { MAX_STEPS };
-    let status = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .arg(format!("-max_total_time={seconds}"))
         // The short run is the same search each time; a long one goes its own way.
         .arg(format!("-seed={}", if learns { 0 } else { 1 }))
@@ -170,7 +182,9 @@ fn fuzz_one(
         // The first folder takes what is new, the second is only read.
         .arg(&inputs)
         .arg(workspace.root().join("fuzz").join("corpus").join(target))
-        .env("RUST_BACKTRACE", "0")
+        .env("RUST_BACKTRACE", "0");
+    let status = wish
+        .pace(command)
         .stdin(Stdio::null())
         .stdout(output.try_clone()?)
         .stderr(output)

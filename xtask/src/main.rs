@@ -7,11 +7,13 @@ mod demo;
 mod dist;
 mod fuzz;
 mod host_tests;
+mod hostile;
 mod packages;
 mod policy;
 mod process;
 mod progress;
 mod soak;
+mod suites;
 mod workspace;
 
 use clap::Parser;

@@ -35,6 +35,19 @@ pub(crate) fn text(command: &mut Command) -> Result<String> {
     String::from_utf8(output(command)?).context("the program's output is not UTF-8")
 }
 
+/// The same command in the class of processes that only run when no other wants to.
+pub(crate) fn patient(command: &Command) -> Command {
+    let mut patient = Command::new("chrt");
+    patient.args(["--idle", "0"]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => patient.env(name, value),
+            None => patient.env_remove(name),
+        };
+    }
+    patient
+}
+
 /// The first two words of a command line: enough to say what failed.
 fn describe(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];

@@ -135,8 +135,11 @@ impl Model<'_> {
                 }
                 8..=13 if lent => return self.detach(),
                 14..=17 if lent => return self.rebind(),
-                18 if !self.guests.is_empty() => return self.end("destroy"),
-                19 if !self.guests.is_empty() => return self.end("shutdown"),
+                18 if !self.guests.is_empty() => {
+                    let how =
+                        if self.chance.below(2) == 0 { "destroy" } else { "shutdown" };
+                    return self.end(how);
+                }
                 _ => {}
             }
         }

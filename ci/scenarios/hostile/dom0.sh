@@ -1,7 +1,8 @@
 . /bed/lib/front.sh
 
-# Without ROUNDS a short slice: one guest that goes through all attacks. With ROUNDS each attack
-# by itself, so many rounds of each; 3 rounds take about five minutes.
+# Without ROUNDS a short slice: one guest that goes through all attacks, and nothing is asked of
+# the other's speed, which depends on what else the host has to do. With ROUNDS each attack by
+# itself, so many rounds of each; 3 rounds take about five minutes.
 #
 # A control attacks nobody: `spin` burns its CPU, `noise` makes XenStore as busy as `states` and
 # `nodes` do. What these cost the other guest is the price of Xen, of XenStore and of an
@@ -10,10 +11,12 @@
 if [ -n "${ROUNDS:-}" ]; then
     CONTROLS="spin noise spin@1"
     ATTACKS=${ATTACKS:-port rewrite lies hog grants ports states nodes silent}
+    LIMITS=yes
 else
-    CONTROLS=spin
+    CONTROLS=''
     ATTACKS=${ATTACKS:-all}
-    ROUNDS=3
+    ROUNDS=1
+    LIMITS=no
 fi
 # Seconds that the drive is read in each measurement, reads at one time, accesses to config space.
 SECONDS_EACH=1
@@ -77,10 +80,13 @@ drive_is_fast() {
 }
 CONTROL_READ=100
 CONTROL_IOPS=100
-# control_is: what comes from nobody's attack, if that is worse than nothing.
+# control_is: what comes from nobody's attack, if that is worse than nothing; at its worst, since
+# an emulated machine is now faster and now slower.
 control_is() {
-    [ "$READ_PERCENT" -le "$CONTROL_READ" ] || CONTROL_READ=$READ_PERCENT
-    [ "$IOPS_PERCENT" -ge "$CONTROL_IOPS" ] || CONTROL_IOPS=$IOPS_PERCENT
+    worst=$(($(sort -n /tmp/beside.read | tail -n 1) * 100 / $(median /tmp/alone.read)))
+    [ "$worst" -le "$CONTROL_READ" ] || CONTROL_READ=$worst
+    worst=$(($(sort -n /tmp/beside.iops | head -n 1) * 100 / $(median /tmp/alone.iops)))
+    [ "$worst" -ge "$CONTROL_IOPS" ] || CONTROL_IOPS=$worst
 }
 
 # ---- what must stay as it was ----
@@ -140,6 +146,9 @@ sums() {
 # is_refused: a guest that never answers keeps what nobody takes by force.
 is_refused() { not pcidomctl detach enemy "$disk1"; }
 
+# it_is_taken: by force, unless a guest that plays with its nodes has ended its own loan.
+it_is_taken() { pcidomctl detach --force enemy "$disk1" || device_is_free "$disk1"; }
+
 # measure NAME[@CPU]: the hostile guest gets the second drive and begins; the other guest is
 # measured with and without it, by turns.
 measure() {
@@ -184,8 +193,10 @@ leaves() {
 # the other one, while the first goes on.
 assault() {
     measure "$1"
-    check "$attack: g1's config reads take at most twice as long as beside the controls" reads_are_prompt
-    check "$attack: g1's drive has nine tenths of what it has beside the controls" drive_is_fast
+    if [ "$LIMITS" = yes ]; then
+        check "$attack: g1's config reads take at most twice as long as beside the controls" reads_are_prompt
+        check "$attack: g1's drive has nine tenths of what it has beside the controls" drive_is_fast
+    fi
     wait_for "$attack: the attacks were made" 90 attack_was_real "$2"
     check "$attack: no wrong key has made a link" nothing_bad_was_taken
     for name in $(turns | sed 's/.*attack=\([a-z]*\) .*/\1/' | sort -u); do
@@ -193,7 +204,7 @@ assault() {
     done
     check "$attack: pcidom answers" pcidomctl status
     [ "$attack" != silent ] || check "$attack: it does not give its drive back" is_refused
-    check "$attack: the drive is taken by force" pcidomctl detach --force enemy "$disk1"
+    check "$attack: the drive is taken by force" it_is_taken
     wait_for "$disk1 is free" 60 device_is_free "$disk1"
     attach g1 "$disk1"
     guest_must g1 60 'nvme_wait disk1 50'

@@ -11,14 +11,15 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 /// `conring_size` keeps every debug key's output readable with `xl dmesg`. The older scheduler,
 /// since credit2 on emulated CPUs was seen to leave a runnable dom0 off both idle CPUs for
-/// minutes while a domain was created (Xen 4.17, with stock parts only).
+/// minutes while a domain was created (Xen 4.17, with stock parts only). The last two save
+/// time; an emulated CPU does not speculate.
 const XEN_ARGUMENTS: &str = "console=com1 com1=115200 dom0_mem=1536M,max:1536M \
     dom0_max_vcpus=1 loglvl=all guest_loglvl=all iommu=verbose,intremap noreboot \
-    conring_size=4M sched=credit";
+    conring_size=4M sched=credit spec-ctrl=no bootscrub=no";
 
-/// What comes after the first two saves a second of each boot, and no test is about it.
+/// What comes after the first two saves seconds of each boot, and no test is about it.
 const DOM0_ARGUMENTS: &str = "console=hvc0 rdinit=/init init_on_alloc=0 lsm= rodata=off \
-    rcupdate.rcu_expedited=1 nowatchdog";
+    rcupdate.rcu_expedited=1 nowatchdog mitigations=off";
 
 /// Paths of one boot's own files.
 #[derive(Debug)]

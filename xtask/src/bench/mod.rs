@@ -8,7 +8,7 @@ use crate::workspace::Workspace;
 use crate::{dist, packages, progress};
 use anyhow::{Context, Result};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use table::Measurements;
 
 /// How to measure.
@@ -48,16 +48,22 @@ pub(crate) fn run(workspace: &Workspace, suite: &str, plan: Plan) -> Result<bool
     if !plan.no_sim {
         report.push_str(&sim::run(workspace)?);
     }
-    let to = workspace.target().join("bench").join(format!("{suite}.txt"));
-    fs::create_dir_all(workspace.target().join("bench"))?;
+    let to = file(workspace, suite)?;
     fs::write(&to, &report).with_context(|| format!("cannot write {}", to.display()))?;
     println!("\n{report}");
     progress::say(format_args!("written to {}", to.display()));
     Ok(run.verdict == Verdict::Success)
 }
 
+/// Where a table is written.
+pub(crate) fn file(workspace: &Workspace, name: &str) -> Result<PathBuf> {
+    let folder = workspace.target().join("bench");
+    fs::create_dir_all(&folder)?;
+    Ok(folder.join(format!("{name}.txt")))
+}
+
 /// The host's load: other work makes everything slower, and unevenly.
-fn load() -> String {
+pub(crate) fn load() -> String {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split_whitespace().take(3).collect::<Vec<_>>().join(" ")
 }

@@ -69,10 +69,12 @@ const fn alone(name: &'static str, run: fn(&mut Enemy<'_>)) -> Attack {
     Attack { name, counts: false, run }
 }
 
+const SILENT: &str = "silent";
+
 const ATTACKS: [Attack; 12] = [
     alone("spin", spin),
     alone("noise", nodes::noise),
-    alone("silent", silent),
+    alone(SILENT, silent),
     attack_of("port", port),
     attack_of("rewrite", config::rewrite),
     attack_of("lies", config::lies),
@@ -142,8 +144,11 @@ pub(crate) fn attack(xen: &mut Xen, name: &str, seconds: &str) -> Result<(), Str
         let until = now().after(TURN);
         let mut enemy =
             Enemy { xen, link: &link, random, count: Count::default(), until };
-        // Without a link, say after a detach by force, it attacks what is left.
-        let _ = enemy.connect();
+        // Without a link, say after a detach by force, it attacks what is left. Who connects
+        // again has given back what it was asked for, so the silent one does not.
+        if *name != SILENT {
+            let _ = enemy.connect();
+        }
         run(&mut enemy);
         say!("@@FRONT hostile attack={name} {}", enemy.count);
         random = enemy.random;

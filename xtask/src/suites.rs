@@ -1,0 +1,96 @@
+//! `cargo xtask test`: host checks, then the scenarios on each suite, in an order that leaves
+//! no CPU without work.
+
+use crate::bed::scenario::Scenario;
+use crate::bed::suite::Suite;
+use crate::bed::verdict::Verdict;
+use crate::bed::{Bed, Options};
+use crate::progress::Tally;
+use crate::workspace::Workspace;
+use crate::{dist, fuzz, host_tests, packages};
+use anyhow::{Result, anyhow};
+use std::thread;
+
+/// A suite that has been made ready, or why not.
+type Ready<'a> = (&'a str, Result<Bed>);
+
+/// Runs the tests and prints the line that CI reads, last and alone.
+pub(crate) fn test(
+    workspace: &Workspace,
+    quick: bool,
+    suite: Option<&str>,
+    names: &[String],
+) -> Result<bool> {
+    let suites = suite.map_or_else(|| Suite::names().collect(), |name| vec![name]);
+    let mut tally = Tally::default();
+    packages::ensure(workspace)?;
+    let all = names.is_empty();
+    if quick {
+        host_tests::run(workspace, &mut tally);
+    } else {
+        let scenarios: Vec<_> = if all {
+            let all = Scenario::load_all(workspace)?;
+            all.into_iter().filter(|scenario| !scenario.on_demand).collect()
+        } else {
+            names.iter().map(|n| Scenario::load(workspace, n)).collect::<Result<_>>()?
+        };
+        // One waits for packages to come and to be unpacked, the other compiles.
+        let ready = thread::scope(|scope| {
+            let building = scope.spawn(|| make_ready(workspace, &suites));
+            if all {
+                host_tests::run(workspace, &mut tally);
+            }
+            building.join().map_err(|_| anyhow!("making the beds ready has panicked"))
+        })?;
+        // Fuzzing takes what the scenarios leave of the CPUs.
+        let fuzzed = thread::scope(|scope| {
+            let fuzzing = all.then(|| scope.spawn(|| fuzz::short(workspace)));
+            run_scenarios(workspace, ready, &scenarios, &mut tally);
+            fuzzing.map(thread::ScopedJoinHandle::join)
+        });
+        if let Some(result) = fuzzed {
+            let result = result.map_err(|_| anyhow!("it has panicked"));
+            tally.step("fuzz", || result.flatten());
+        }
+    }
+    tally.print();
+    Ok(tally.all_passed())
+}
+
+fn make_ready<'a>(workspace: &Workspace, suites: &[&'a str]) -> Vec<Ready<'a>> {
+    suites.iter().map(|suite| (*suite, Bed::build(workspace, suite))).collect()
+}
+
+fn run_scenarios(
+    workspace: &Workspace,
+    ready: Vec<Ready<'_>>,
+    scenarios: &[Scenario],
+    tally: &mut Tally,
+) {
+    if scenarios.iter().any(|s| s.needs_pcidom) {
+        tally.step("dist", || dist::build(workspace));
+    }
+    for scenario in scenarios.iter().filter(|s| s.needs_more_built()) {
+        let name = format!("dist for {}", scenario.name);
+        tally.step(&name, || dist::build_for(workspace, scenario));
+    }
+    for (suite, bed) in ready {
+        let Some(bed) = tally.step(&format!("bed, {suite}"), || bed) else {
+            // Without a bed nothing ran, and what did not run has not passed.
+            for scenario in scenarios {
+                tally.failed(&format!("{}, {suite}", scenario.name), "there is no bed");
+            }
+            continue;
+        };
+        for scenario in scenarios {
+            let name = format!("{}, {suite}", scenario.name);
+            match bed.run(scenario, &Options::default()) {
+                Ok(run) if run.verdict == Verdict::Success => tally.passed(&name),
+                Ok(run) => {
+                    tally.failed(&name, &format!("{}: {}", run.verdict.word(), run.why));
+                }
+                Err(error) => tally.failed(&name, &format!("{error:#}")),
+            }
+        }
+    }
+}
