@@ -60,6 +60,9 @@ impl Raw {
             (linux.borrow().page().unwrap(), linux.borrow().link_port().unwrap());
         scene.world.remove(&linux);
         let function = xen.function(at).unwrap();
+        // What dom0 would stop as well must be stopped before it.
+        let open = |backend: &mut FakeBackend| backend.arms().everything = true;
+        xen.with_hardware(at, Hand::Dom0, open).unwrap();
         Self { scene, function, guest, page, port }
     }
 
