@@ -41,14 +41,17 @@ impl Daemon {
         let waits = loan.waiter.is_some();
         match stage {
             Stage::Lent if force || !waits => {}
-            Stage::Detaching if force => {}
+            // An attach may wait for its guest for as long as its `--wait` says.
+            Stage::Preparing | Stage::Detaching if force => {}
             Stage::Ending if !waits => {
                 loan.waiter = Some(Waiter::Detach(client));
                 return Ok(());
             }
             _ => {
+                let or_force =
+                    if force || stage == Stage::Ending { "" } else { ", or use -f" };
                 return Err(Failure::Refused(format!(
-                    "{device} is {stage} just now: wait for that, or use -f"
+                    "{device} is {stage} just now: wait for that{or_force}"
                 )));
             }
         }

@@ -57,6 +57,27 @@ fn force_overtakes_a_detach_that_waits() {
 }
 
 #[test]
+fn force_overtakes_an_attach_that_waits() {
+    let mut bed = Bed::new();
+    bed.pcidom_serves = false;
+    bed.attach("g1", 1);
+    bed.detach("g1", 1, false);
+    assert!(bed.failed().contains("is preparing just now: wait for that, or use -f"));
+    bed.detach("g1", 1, true);
+    let (_, first) = bed.daemon.next_reply().unwrap();
+    assert!(format!("{first:?}").contains("by force meanwhile"));
+    // What is over as soon as pcidom says so has nothing left to force.
+    bed.detach("g1", 1, true);
+    assert!(bed.failed().ends_with("is ending just now: wait for that"));
+    bed.pcidom_serves = true;
+    bed.settle();
+    bed.done();
+    bed.assert_clean();
+    bed.attach("g1", 1);
+    bed.done();
+}
+
+#[test]
 fn the_entries_behind_move_up_and_the_link_lives_on() {
     let mut bed = Bed::lent();
     bed.attach("g1", 2);
