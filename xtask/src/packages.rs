@@ -28,6 +28,7 @@ const NEEDS: &[Need] = &[
     Need { what: What::Program("zstd"), package: "zstd" },
     Need { what: What::Program("gzip"), package: "gzip" },
     Need { what: What::Program("tar"), package: "tar" },
+    Need { what: What::Program("chrt"), package: "util-linux" },
     Need { what: What::Program("cc"), package: "gcc" },
     // libFuzzer's runtime is built from source.
     Need { what: What::Program("c++"), package: "g++" },

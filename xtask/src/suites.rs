@@ -1,5 +1,5 @@
-//! `cargo xtask test`: host checks, then the scenarios on each suite, in an order that leaves
-//! no CPU without work.
+//! `cargo xtask test`: host checks beside making the beds ready, then the scenarios on each
+//! suite beside a short run of the fuzzer.
 
 use crate::bed::scenario::Scenario;
 use crate::bed::suite::Suite;
