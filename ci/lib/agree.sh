@@ -1,22 +1,21 @@
 # Whether a guest's kernel, XenStore and Xen say the same of who has which device.
 
-# agrees GUEST BDF...: the guest has exactly these, say its kernel, XenStore and Xen.
+# agrees GUEST BDF...: the guest has exactly these, say its kernel, XenStore and Xen by the last
+# `xen_debug_keys Q`.
 agrees() {
     agrees_guest=$1
     shift
     guest_must "$agrees_guest" 40 "wait_until 30 has_devices $#"
     # The guest has a device a little before it says so.
     wait_for "XenStore: $agrees_guest has $#: $*" 10 nodes_agree "$agrees_guest" "$@"
-    xen_debug_keys Q
     for device in "$@"; do
         check "Xen: $device is $agrees_guest's" owner_in_keys "$device" "$(domid "$agrees_guest")"
     done
 }
 
-# nobody_has BDF...: neither Xen nor the daemon says that somebody has one of them.
+# nobody_has BDF...: neither Xen, by the last `xen_debug_keys Q`, nor the daemon says that
+# somebody has one of them.
 nobody_has() {
-    [ $# -gt 0 ] || return 0
-    xen_debug_keys Q
     for device in "$@"; do
         check "Xen: $device is in quarantine" owner_in_keys "$device" IO
         check "$device is free" device_is_free "$device"

@@ -1,28 +1,33 @@
-//! Whether to stay awake for a moment before sleeping.
+//! Whether to stay awake for a moment before sleeping, and for how long.
 //!
 //! Config requests come in bursts, and dom0 answers a forwarded one soon: going to sleep and
 //! being woken costs more than the request itself. So after a request pcidom looks for the
-//! next event for a short while, giving its CPU to whoever else wants it. An idle pcidom
-//! never does this, and one whose waits were in vain does it less and less.
+//! next event for a short while, giving its CPU to whoever else wants it. How long, it learns
+//! from how soon it was woken the last times, since a slow guest needs longer between two
+//! requests. An idle pcidom never does this, and one whose waits were in vain does it less and
+//! less.
 
 use core::time::Duration;
 
-/// How long it stays awake: a few times what being woken costs, so that the wait costs at most
-/// as much again as it can save. Linux's KVM waits as long for the same reason
+/// How long it stays awake at first: a few times what being woken costs, so that the wait costs
+/// at most as much again as it can save. Linux's KVM waits as long for the same reason
 /// (`halt_poll_ns`).
 pub const LINGER: Duration = Duration::from_micros(200);
 
-/// How long it stays awake while dom0 carries out an access, whose answer will come for sure:
-/// a few times what that takes where dom0 is slowest, in emulation (150 to 300 us).
-pub const LINGER_FOR_ANSWER: Duration = Duration::from_micros(800);
+/// How long at most, where requests come that far apart; and always while dom0 carries out an
+/// access, whose answer will come for sure. A few times what either takes where it takes
+/// longest, in emulation (150 to 400 us).
+pub const LONGEST_LINGER: Duration = Duration::from_micros(800);
 
-/// Most waits that are left out after some in vain. A new burst is noticed after as many
-/// requests.
+/// Most waits that are left out after some in vain. A new burst is noticed sooner, by a sleep
+/// that was short.
 const MAX_SKIP: u32 = 31;
 
 /// Decides, by how it went before.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Linger {
+    /// How long the next wait is.
+    window: Duration,
     /// Waits in vain, one after the other. The end of each burst is one.
     in_vain: u32,
     /// So many waits are left out.
@@ -32,52 +37,114 @@ pub struct Linger {
 impl Linger {
     /// Nothing is known yet.
     pub const fn new() -> Self {
-        Self { in_vain: 0, skip: 0 }
+        Self { window: LINGER, in_vain: 0, skip: 0 }
     }
 
-    /// Whether to stay awake this time.
-    pub const fn is_worth_it(&mut self) -> bool {
-        let worth_it = self.skip == 0;
-        self.skip = self.skip.saturating_sub(1);
-        worth_it
+    /// How long to stay awake this time, or not at all. With an `answer` on its way, for long.
+    pub const fn awake(&mut self, answer: bool) -> Option<Duration> {
+        let skip = self.skip;
+        self.skip = skip.saturating_sub(1);
+        match (skip, answer) {
+            (0, true) => Some(LONGEST_LINGER),
+            (0, false) => Some(self.window),
+            _ => None,
+        }
     }
 
-    /// Whether an event came while it stayed awake.
-    pub fn came(&mut self, event: bool) {
-        self.in_vain = if event { 0 } else { self.in_vain.saturating_add(1) };
-        // One is the end of a burst; from the second on it looks as if none came in time.
-        let skip = 1_u32.checked_shl(self.in_vain.saturating_sub(1));
-        self.skip = skip.map_or(MAX_SKIP, |skip| MAX_SKIP.min(skip - 1));
+    /// An event came while it stayed awake.
+    pub const fn came(&mut self) {
+        self.in_vain = 0;
+        self.skip = 0;
+    }
+
+    /// It slept after all, and was woken so long after the request; `waited` says whether it
+    /// had stayed awake before.
+    pub fn slept(&mut self, waited: bool, after: Duration) {
+        if after <= LONGEST_LINGER {
+            // A burst whose gaps are longer than the window: the next one fits.
+            self.window = LONGEST_LINGER.min(self.window * 2);
+            self.came();
+        } else {
+            self.window = LINGER;
+            if waited {
+                self.in_vain = self.in_vain.saturating_add(1);
+                // One is the end of a burst; from the second on it looks as if none came in time.
+                let skip = 1_u32.checked_shl(self.in_vain.saturating_sub(1));
+                self.skip = skip.map_or(MAX_SKIP, |skip| MAX_SKIP.min(skip - 1));
+            }
+        }
+    }
+}
+
+impl Default for Linger {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Linger, MAX_SKIP};
+    use super::{LINGER, LONGEST_LINGER, Linger};
+    use core::time::Duration;
+
+    const LONG: Duration = Duration::from_millis(20);
+
+    /// A request, and the next event so long after it; how long it stayed awake in vain.
+    fn request(linger: &mut Linger, gap: Duration) -> Duration {
+        let awake = linger.awake(false);
+        if awake.is_some_and(|awake| gap <= awake) {
+            linger.came();
+            return Duration::ZERO;
+        }
+        linger.slept(awake.is_some(), gap);
+        awake.unwrap_or_default()
+    }
 
     #[test]
     fn bursts_are_waited_for_and_single_requests_less_and_less() {
         let mut linger = Linger::new();
         for _ in 0..10 {
             for _ in 0..5 {
-                assert!(linger.is_worth_it());
-                linger.came(true);
+                assert_eq!(request(&mut linger, LINGER / 2), Duration::ZERO);
             }
-            assert!(linger.is_worth_it());
-            linger.came(false);
+            assert_eq!(request(&mut linger, LONG), LINGER, "the end of a burst");
         }
-        let mut waits = 0;
-        for _ in 0..1000 {
-            if linger.is_worth_it() {
-                linger.came(false);
-                waits += 1;
-            }
-        }
-        assert!(waits < 40, "{waits}");
-        // And a burst that begins then is noticed.
-        let first = (0..=MAX_SKIP).position(|_| linger.is_worth_it());
-        assert!(first.is_some());
-        linger.came(true);
-        assert!(linger.is_worth_it());
+        let lost: Duration = (0..1000).map(|_| request(&mut linger, LONG)).sum();
+        assert!(lost < LINGER * 40, "{lost:?}");
+    }
+
+    #[test]
+    fn a_new_burst_is_noticed_at_once() {
+        let mut linger = Linger::new();
+        (0..100).for_each(|_| {
+            request(&mut linger, LONG);
+        });
+        // Asleep, and woken soon.
+        request(&mut linger, LINGER);
+        assert_eq!(request(&mut linger, LINGER), Duration::ZERO);
+    }
+
+    #[test]
+    fn gaps_are_learnt_up_to_a_bound() {
+        let mut linger = Linger::new();
+        let gap = LINGER * 3;
+        let lost: Duration = (0..1000).map(|_| request(&mut linger, gap)).sum();
+        assert_eq!(
+            lost,
+            LINGER + LINGER * 2,
+            "each time twice as long, until it is enough"
+        );
+        assert_eq!(request(&mut linger, LONG), LONGEST_LINGER);
+        assert_eq!(linger.awake(false), Some(LINGER), "forgotten with the burst");
+        linger.slept(true, LONG);
+
+        let beyond = LONGEST_LINGER + Duration::from_micros(1);
+        let lost: Duration = (0..1000).map(|_| request(&mut linger, beyond)).sum();
+        assert!(lost < LINGER * 40, "{lost:?}");
+    }
+
+    #[test]
+    fn an_answer_is_waited_for_at_once_and_long() {
+        assert_eq!(Linger::new().awake(true), Some(LONGEST_LINGER));
     }
 }

@@ -9,17 +9,24 @@ use crate::workspace::Workspace;
 use crate::{dist, packages, progress};
 use anyhow::{Context, Result};
 use std::fmt::Write;
-use std::time::Duration;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-/// So many guests at a time fit into the emulated machine.
-const MAX_GUESTS: usize = 3;
+/// So many things happen at a time, each with a guest of its own: as many as fit into the
+/// emulated machine.
+const LANES: usize = 3;
 
 const OPERATIONS_PER_ROUND: u32 = 20;
+
+/// A boot that QEMU does not survive begins anew, and is not to lose hours; and what is left
+/// behind is seen soon.
+const ROUNDS_PER_BOOT: u32 = 25;
 
 /// Rounds that a run of some minutes can't reach.
 const ROUNDS_PER_MINUTE: u32 = 6;
 
-/// One round takes about 30 s in emulation, on a slow day three times that.
+/// One round takes 30 to 45 s in emulation, on a slow day three times that.
 const ROUND_LIMIT: Duration = Duration::from_secs(120);
 
 /// Boot, baseline, and the counts at the end.
@@ -47,7 +54,7 @@ pub(crate) struct Wish {
     pub(crate) no_build: bool,
 }
 
-/// Runs the scenario with a plan of this length.
+/// Runs the scenario with plans of this length in all, a boot for each part of it.
 pub(crate) fn run(workspace: &Workspace, suite: &str, wish: Wish) -> Result<bool> {
     let mut scenario = Scenario::load(workspace, "soak")?;
     let seed = wish.seed.unwrap_or_else(|| u64::from(std::process::id()));
@@ -56,25 +63,48 @@ pub(crate) fn run(workspace: &Workspace, suite: &str, wish: Wish) -> Result<bool
         (None, Some(minutes)) => minutes.saturating_mul(ROUNDS_PER_MINUTE),
         (None, None) => scenario.soak.context("the scenario has no plan")?.rounds,
     };
-    scenario.soak = Some(Soak { rounds, seed });
-    let mut options = Options::default();
-    scenario.timeout = AROUND.saturating_add(match wish.minutes {
-        Some(minutes) => {
-            let seconds = minutes.saturating_mul(60);
-            options.variables.push(("SOAK_SECONDS", seconds.into()));
-            Duration::from_secs(seconds.into()).saturating_add(ROUND_LIMIT)
-        }
-        None => ROUND_LIMIT.saturating_mul(rounds),
-    });
     progress::say(format_args!("soak: seed {seed}, at most {rounds} rounds"));
     packages::ensure(workspace)?;
     if !wish.no_build {
         dist::build(workspace)?;
     }
     let bed = Bed::build(workspace, suite)?;
-    let verdict = bed.run(&scenario, &options)?.verdict;
-    progress::say(format_args!("soak: seed {seed}: {}", verdict.word()));
-    Ok(verdict == Verdict::Success)
+    let (start, mut done) = (Instant::now(), 0);
+    // Each boot has the next seed, and can be repeated alone by it.
+    for seed in seed.. {
+        let part = Soak { rounds: ROUNDS_PER_BOOT.min(rounds - done), seed };
+        scenario.soak = Some(part);
+        scenario.timeout = AROUND.saturating_add(ROUND_LIMIT.saturating_mul(part.rounds));
+        let mut options = Options::default();
+        if let Some(minutes) = wish.minutes {
+            let length = Duration::from_secs(u64::from(minutes).saturating_mul(60));
+            let left = length.saturating_sub(start.elapsed()).as_secs();
+            options.variables.push(("SOAK_SECONDS", left));
+        }
+        let run = bed.run(&scenario, &options)?;
+        let word = run.verdict.word();
+        if run.verdict != Verdict::Success {
+            progress::say(format_args!(
+                "soak: seed {seed}: {word}; {done} rounds before"
+            ));
+            return Ok(false);
+        }
+        let count = rounds_done(&run.folder)?;
+        done += count;
+        progress::say(format_args!("soak: seed {seed}: {word}; {done} rounds by now"));
+        if done >= rounds || count < part.rounds {
+            break;
+        }
+    }
+    Ok(true)
+}
+
+/// As the scenario says, which stops when the time is over.
+fn rounds_done(folder: &Path) -> Result<u32> {
+    let path = folder.join("files/soak-rounds");
+    let text = fs::read_to_string(&path)
+        .with_context(|| format!("no number of rounds: {}", path.display()))?;
+    Ok(text.trim().parse()?)
 }
 
 impl Soak {
@@ -84,37 +114,46 @@ impl Soak {
         Ok(Self { rounds: rounds.parse()?, seed: seed.trim().parse()? })
     }
 
-    /// The plan for these devices, one operation per line: `round N`, `create GUEST`,
+    /// The plan for these devices, one operation per line: `round N`, `lane`, `create GUEST`,
     /// `cold GUEST DEVICE` (lent before the guest starts), `attach GUEST DEVICE`, `detach
-    /// GUEST DEVICE`, `rebind GUEST DEVICE`, `destroy GUEST`, `shutdown GUEST`. At the end of
-    /// each round `agree GUEST DEVICE...` for each guest, and `agree - DEVICE...` for what is
-    /// free: who has which device then.
+    /// GUEST DEVICE`, `rebind GUEST DEVICE`, `destroy GUEST`, `shutdown GUEST`. `together`
+    /// ends a round's lanes, which are carried out at the same time, each in its order. Then
+    /// `agree GUEST DEVICE...` for each guest, and `agree - DEVICE...` for what is free: who
+    /// has which device then.
     pub(crate) fn plan(&self, devices: &[Device]) -> String {
-        let mut model = Model {
-            chance: Chance::new(self.seed),
-            free: devices.iter().map(|device| device.name.as_str()).collect(),
-            guests: Vec::new(),
-            created: 0,
-        };
+        let mut chance = Chance::new(self.seed);
+        let mut lanes = [const { Lane { guest: None, free: Vec::new() } }; LANES];
+        let mut created = 0_u32;
         let mut plan = String::new();
         let _ = writeln!(plan, "seed {}", self.seed);
+        lanes[0].free = devices.iter().map(|device| device.name.as_str()).collect();
         for round in 1..=self.rounds {
             let _ = writeln!(plan, "round {round}");
-            for _ in 0..OPERATIONS_PER_ROUND {
-                let _ = writeln!(plan, "{}", model.next_operation());
+            deal_free_devices(&mut lanes, &mut chance);
+            let mut operations = [const { String::new() }; LANES];
+            let mut count = 0;
+            while count < OPERATIONS_PER_ROUND {
+                let number = chance.below(LANES);
+                let (lane, text) = (&mut lanes[number], &mut operations[number]);
+                if let Some(operation) = lane.next_operation(&mut chance, &mut created) {
+                    let _ = writeln!(text, "{operation}");
+                    count += 1;
+                }
             }
-            model.write_who_has_what(&mut plan);
+            for text in operations.iter().filter(|text| !text.is_empty()) {
+                let _ = write!(plan, "lane\n{text}");
+            }
+            let _ = writeln!(plan, "together");
+            write_who_has_what(&lanes, &mut plan);
         }
         plan
     }
 }
 
-/// What is lent to whom while the plan is carried out.
-struct Model<'a> {
-    chance: Chance,
+/// One guest at a time, and devices that nobody else has.
+struct Lane<'a> {
+    guest: Option<Guest<'a>>,
     free: Vec<&'a str>,
-    guests: Vec<Guest<'a>>,
-    created: u32,
 }
 
 struct Guest<'a> {
@@ -122,86 +161,71 @@ struct Guest<'a> {
     has: Vec<&'a str>,
 }
 
-impl Model<'_> {
-    fn next_operation(&mut self) -> String {
-        let lent = self.guests.iter().any(|guest| !guest.has.is_empty());
+/// Before each round, so that devices move between guests of all lanes.
+fn deal_free_devices(lanes: &mut [Lane<'_>; LANES], chance: &mut Chance) {
+    let mut free: Vec<_> =
+        lanes.iter_mut().flat_map(|lane| lane.free.drain(..)).collect();
+    while let Some(device) = chance.take(&mut free) {
+        lanes[chance.below(LANES)].free.push(device);
+    }
+}
+
+fn write_who_has_what(lanes: &[Lane<'_>], plan: &mut String) {
+    for guest in lanes.iter().filter_map(|lane| lane.guest.as_ref()) {
+        let _ = writeln!(plan, "agree {} {}", guest.name, guest.has.join(" "));
+    }
+    let free: Vec<_> = lanes.iter().flat_map(|lane| lane.free.iter().copied()).collect();
+    let _ = writeln!(plan, "agree - {}", free.join(" "));
+}
+
+impl<'a> Lane<'a> {
+    /// Draws one; nothing if what was drawn is not possible now.
+    fn next_operation(
+        &mut self,
+        chance: &mut Chance,
+        created: &mut u32,
+    ) -> Option<String> {
+        let Some(guest) = &mut self.guest else {
+            *created = created.saturating_add(1);
+            return Some(self.create(format!("s{created}"), chance));
+        };
+        let name = &guest.name;
         // Guests take longest to come and go, so they do it less often.
-        loop {
-            match self.chance.below(24) {
-                0 if self.guests.len() < MAX_GUESTS => return self.create(),
-                1 if self.guests.is_empty() => return self.create(),
-                2..=7 if !self.guests.is_empty() && !self.free.is_empty() => {
-                    return self.attach();
-                }
-                8..=13 if lent => return self.detach(),
-                14..=17 if lent => return self.rebind(),
-                18 if !self.guests.is_empty() => {
-                    let how =
-                        if self.chance.below(2) == 0 { "destroy" } else { "shutdown" };
-                    return self.end(how);
-                }
-                _ => {}
+        match chance.below(66) {
+            0..=24 => {
+                let device = chance.take(&mut self.free)?;
+                guest.has.push(device);
+                Some(format!("attach {name} {device}"))
+            }
+            25..=49 => {
+                let device = chance.take(&mut guest.has)?;
+                self.free.push(device);
+                Some(format!("detach {name} {device}"))
+            }
+            50..=64 => {
+                let device = guest.has.get(chance.below(guest.has.len()))?;
+                Some(format!("rebind {name} {device}"))
+            }
+            _ => {
+                let how = if chance.below(2) == 0 { "destroy" } else { "shutdown" };
+                let operation = format!("{how} {name}");
+                self.free.append(&mut guest.has);
+                self.guest = None;
+                Some(operation)
             }
         }
     }
 
-    fn write_who_has_what(&self, plan: &mut String) {
-        for guest in &self.guests {
-            let _ = writeln!(plan, "agree {} {}", guest.name, guest.has.join(" "));
-        }
-        let _ = writeln!(plan, "agree - {}", self.free.join(" "));
-    }
-
-    fn create(&mut self) -> String {
-        self.created = self.created.saturating_add(1);
-        let name = format!("s{}", self.created);
-        let cold = self.chance.below(2) == 1;
-        let device = if cold { self.chance.take(&mut self.free) } else { None };
-        self.guests.push(Guest { name: name.clone(), has: device.into_iter().collect() });
-        match device {
+    fn create(&mut self, name: String, chance: &mut Chance) -> String {
+        let cold = chance.below(2) == 1;
+        let device: Option<&'a str> =
+            if cold { chance.take(&mut self.free) } else { None };
+        let operation = match device {
             Some(device) => format!("cold {name} {device}"),
             None => format!("create {name}"),
-        }
-    }
-
-    fn attach(&mut self) -> String {
-        let number = self.chance.below(self.guests.len());
-        let device = self.chance.take(&mut self.free);
-        let (Some(guest), Some(device)) = (self.guests.get_mut(number), device) else {
-            return String::new();
         };
-        guest.has.push(device);
-        format!("attach {} {device}", guest.name)
-    }
-
-    fn detach(&mut self) -> String {
-        let number = self.some_borrower();
-        let Some(guest) = self.guests.get_mut(number) else { return String::new() };
-        let Some(device) = self.chance.take(&mut guest.has) else { return String::new() };
-        self.free.push(device);
-        format!("detach {} {device}", guest.name)
-    }
-
-    fn rebind(&mut self) -> String {
-        let number = self.some_borrower();
-        let Some(guest) = self.guests.get(number) else { return String::new() };
-        let device = guest.has.get(self.chance.below(guest.has.len()));
-        format!("rebind {} {}", guest.name, device.copied().unwrap_or_default())
-    }
-
-    fn end(&mut self, how: &str) -> String {
-        let number = self.chance.below(self.guests.len());
-        let guest = self.guests.swap_remove(number);
-        self.free.extend(guest.has);
-        format!("{how} {}", guest.name)
-    }
-
-    /// The number of a guest that has a device.
-    fn some_borrower(&mut self) -> usize {
-        let borrowers: Vec<usize> = (0..self.guests.len())
-            .filter(|n| self.guests.get(*n).is_some_and(|guest| !guest.has.is_empty()))
-            .collect();
-        borrowers.get(self.chance.below(borrowers.len())).copied().unwrap_or_default()
+        self.guest = Some(Guest { name, has: device.into_iter().collect() });
+        operation
     }
 }
 
@@ -246,7 +270,7 @@ impl Chance {
 mod tests {
     use super::*;
     use crate::bed::device::{DeviceKind, Place};
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     fn devices() -> Vec<Device> {
         let names = ["disk0", "disk1", "disk2", "net0"];
@@ -279,14 +303,26 @@ mod tests {
         let mut seen = BTreeMap::new();
         for seed in 0..50 {
             let mut guests: BTreeMap<String, Vec<String>> = BTreeMap::new();
+            let (mut in_lane, mut in_other_lanes) = (BTreeSet::new(), BTreeSet::new());
             for line in plan(40, seed).lines() {
                 let words: Vec<&str> = line.split(' ').collect();
                 let lent = |d: &str, g: &BTreeMap<_, Vec<String>>| {
                     g.values().flatten().any(|x| x == d)
                 };
                 *seen.entry(words[0].to_owned()).or_insert(0) += 1;
+                if !["seed", "round", "agree"].contains(&words[0]) {
+                    for name in &words[1..] {
+                        assert!(!in_other_lanes.contains(*name), "{line}");
+                        in_lane.insert((*name).to_owned());
+                    }
+                }
                 match words.as_slice() {
                     ["seed" | "round", _] => {}
+                    ["lane"] => in_other_lanes.append(&mut in_lane),
+                    ["together"] => {
+                        in_other_lanes.clear();
+                        in_lane.clear();
+                    }
                     ["agree", "-", free @ ..] => {
                         let known = ["disk0", "disk1", "disk2", "net0"];
                         for device in known {
@@ -327,10 +363,10 @@ mod tests {
                     }
                     _ => panic!("{line}"),
                 }
-                assert!(guests.len() <= MAX_GUESTS);
+                assert!(guests.len() <= LANES);
             }
         }
-        assert_eq!(seen.len(), 10, "{seen:?}");
+        assert_eq!(seen.len(), 12, "{seen:?}");
     }
 
     #[test]

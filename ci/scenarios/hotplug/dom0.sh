@@ -2,6 +2,7 @@
 
 # holds BDF...: g1 has exactly these, and nobody has the others.
 holds() {
+    xen_debug_keys Q
     agrees g1 "$@"
     others=''
     for device in "$disk0" "$disk1" "$disk2"; do

@@ -112,8 +112,8 @@ create_guest g4 --vcpus 2 --script guest.sh
 for device in $ALL; do attach g4 "$device"; done
 # A guest that hangs has failed as well.
 storm_fails() {
-    send_guest g4 "storm_within 15 2 $VECTORS"
-    not bed-probe answer "$CONSOLES/guest-g4.log" "$SEQUENCE" 45
+    send_guest g4 "storm_within 10 2 $VECTORS"
+    not bed-probe answer "$CONSOLES/guest-g4.log" "$SEQUENCE" 20
 }
 check "the storm fails" storm_fails
 note "$(tail -n 1 /tmp/check.out)"

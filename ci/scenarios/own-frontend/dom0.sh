@@ -59,14 +59,35 @@ check "leases: all have ended" leases_are_sound all-ended
 check "pcidom was never restarted" not guest_log_has pcidom 'restart number'
 check "pcidom has not panicked" not guest_log_has pcidom 'PANIC|TRAP'
 
-step "a Linux guest gets the same drive"
-create_guest g1
+step "Linux gets both, before it starts"
+create_guest g1 --paused
 attach g1 "$disk0"
-guest_must g1 60 'nvme_wait disk0 50'
-guest_must g1 60 'nvme_read disk0 0 2'
-check "Xen has message interrupts of the drive now, so the check above can fail" not has_no_msi "$disk0"
+attach g1 "$net0"
+xl unpause g1
+guest_ready g1
+check "the guest's PCI backend is pcidom, not dom0" backend_is_pcidom g1
+guest_must g1 20 'lspci -nn'
+check "Xen has message interrupts of the drive now, so the checks above can fail" not has_no_msi "$disk0"
+
+step "both work at once"
+drive_works g1 disk0 4
+guest_must g1 20 'io_start disk0 8'
+network_works g1
+guest_must g1 40 'io_advances 30'
+guest_must g1 60 'io_stop'
+guest_must g1 20 'irqs "nvme|eth"'
+
+step "both drivers are loaded again"
+guest_must g1 60 'modprobe -r nvme && modprobe nvme && nvme_wait disk0 50'
+drive_works g1 disk0 4
+guest_must g1 60 'modprobe -r e1000e && modprobe e1000e'
+network_works g1
 check "no request of the guest timed out" pciback_was_prompt g1
-check "no IOMMU fault" no_vtd_fault
+
+step "the end"
 xl destroy g1
 ends g1 30
+xl shutdown pcidom
+shuts_down pcidom 40
+check "no IOMMU fault" no_vtd_fault
 check "no zombie is left" no_zombies

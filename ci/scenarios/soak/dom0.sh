@@ -49,7 +49,6 @@ first_time() {
 
 # works GUEST DEVICE: reads a place of the drive, another one each time, and compares it with
 # what it held the first time; the harness compares all of it with the image. Or pings.
-PLACE=0
 works() {
     case $2 in
         net*)
@@ -57,11 +56,14 @@ works() {
             guest_must "$1" 40 'net_ping 1'
             ;;
         *)
-            PLACE=$(((PLACE + 2) % 64))
+            place=0
+            [ ! -e "/tmp/place.$2" ] || read -r place < "/tmp/place.$2"
+            place=$(((place + 1) % 64))
+            echo "$place" > "/tmp/place.$2"
             guest_must "$1" 60 "nvme_wait $2 50"
-            guest_must "$1" 60 "nvme_read $2 $PLACE 2"
-            check "$2 at $PLACE MiB is what it was" \
-                first_time "/tmp/held.$2.$PLACE" "$(sed -n 's/^@@REGION [^ ]* [0-9]* [0-9]* //p' "$OUT")"
+            guest_must "$1" 60 "nvme_read $2 $place 1"
+            check "$2 at $place MiB is what it was" \
+                first_time "/tmp/held.$2.$place" "$(sed -n 's/^@@REGION [^ ]* [0-9]* [0-9]* //p' "$OUT")"
             ;;
     esac
 }
@@ -80,8 +82,8 @@ ended() {
 # has GUEST DEVICE, has_not GUEST DEVICE: keep the list of a guest's devices.
 has() { echo "$2" >> "/tmp/has.$1"; }
 has_not() {
-    grep -vx "$2" "/tmp/has.$1" > /tmp/has.new || true
-    mv /tmp/has.new "/tmp/has.$1"
+    grep -vx "$2" "/tmp/has.$1" > "/tmp/new.has.$1" || true
+    mv "/tmp/new.has.$1" "/tmp/has.$1"
 }
 
 # gone GUEST DEVICE: the guest has noticed.
@@ -140,17 +142,45 @@ operation() {
             send_guest "$2" 'poweroff -f'
             ended "$2"
             ;;
-        # agree GUEST DEVICE...: what the guest must have now; without a guest: the free ones.
-        agree)
-            agree_guest=$2
-            shift 2
-            agree_devices=''
-            for device in "$@"; do agree_devices="$agree_devices $(device_of "$device")"; done
-            # shellcheck disable=SC2086 # a list
-            if [ "$agree_guest" = - ]; then nobody_has $agree_devices; else agrees "$agree_guest" $agree_devices; fi
-            ;;
         *) fail "no such operation: $*" ;;
     esac
+}
+
+# ---- several things at a time ----
+
+# lane FILE: carries out its operations, one after the other.
+lane() {
+    scratch_is "$1.scratch"
+    # Not standard input: programs below would read from it.
+    while read -r lane_verb lane_rest <&4; do
+        note "$lane_verb $lane_rest"
+        # shellcheck disable=SC2086 # words of the plan
+        operation "$lane_verb" $lane_rest
+    done 4< "$1"
+}
+
+# together: carries out the lanes, all at the same time.
+together() {
+    running=''
+    for file in /tmp/lane.*[0-9]; do
+        lane "$file" &
+        running="$running $!"
+    done
+    for process in $running; do wait "$process" || BROKEN=yes; done
+    # It has said why.
+    [ -z "$BROKEN" ] || exit 1
+    rm -r /tmp/lane.*
+}
+BROKEN=''
+
+# agree GUEST DEVICE...: what the guest must have now; `-` for a guest: the free ones.
+agree() {
+    agree_guest=$1
+    shift
+    agree_devices=''
+    for device in "$@"; do agree_devices="$agree_devices $(device_of "$device")"; done
+    # shellcheck disable=SC2086 # a list
+    if [ "$agree_guest" = - ]; then nobody_has $agree_devices; else agrees "$agree_guest" $agree_devices; fi
 }
 
 step "boot pcidom with four devices in its pool"
@@ -168,25 +198,40 @@ operation destroy warm
 wait_for "all is free" 30 all_free
 holdings /tmp/before
 
+# log_begins_anew: Xen's, which is kept in a file.
+log_begins_anew() {
+    check "no IOMMU fault so far" no_vtd_fault
+    xl dmesg -c > "/var/log/xen/xl-dmesg-$done_rounds.txt"
+}
+
 rounds_end=$(($(now_ms) + ${SOAK_SECONDS:-86400} * 1000))
 done_rounds=0
-# Not standard input: programs below would read from it.
-while read -r verb rest <&3; do
+lanes=0
+while read -r verb rest <&5; do
     case $verb in
         seed) note "seed $rest" ;;
         round)
             [ "$(now_ms)" -lt "$rounds_end" ] || break
             done_rounds=$rest
+            lanes=0
+            # Looking at all of a long log takes longer than the round.
+            [ $((rest % 10)) -ne 0 ] || log_begins_anew
             step "round $rest"
             ;;
-        *)
-            note "$verb $rest"
-            # shellcheck disable=SC2086 # words of the plan
-            operation "$verb" $rest
+        lane) lanes=$((lanes + 1)) ;;
+        together)
+            together
+            xen_debug_keys Q
             ;;
+        agree)
+            # shellcheck disable=SC2086 # names of the plan
+            agree $rest
+            ;;
+        *) echo "$verb $rest" >> "/tmp/lane.$lanes" ;;
     esac
-done 3< /bed/plan
+done 5< /bed/plan
 note "$done_rounds rounds"
+echo "$done_rounds" > /var/log/xen/soak-rounds
 
 step "the rest ends, then count again"
 for file in /tmp/has.*; do

@@ -7,7 +7,7 @@ use core::time::Duration;
 use log::LevelFilter;
 use pcidom_boot::info::StartInfo;
 use pcidom_boot::memory::AddressSpace;
-use pcidom_kernel::linger::{LINGER, LINGER_FOR_ANSWER, Linger};
+use pcidom_kernel::linger::Linger;
 use pcidom_kernel::{Console, Event, HeapUse, Platform, XenError};
 use pcidom_script::Instant;
 use pcidom_xenbus::{DomId, GrantRef, Mfn, Port};
@@ -133,16 +133,19 @@ impl XenPlatform {
         let pause = if logger::pump() { Some(COM2_INTERVAL) } else { self.com2_pause() };
         let soon = pause.map(|pause| self.now().after(pause));
         let deadline = deadline.into_iter().chain(soon).min();
-        if mem::take(&mut self.served) && self.linger.is_worth_it() {
-            let awake = if answer { LINGER_FOR_ANSWER } else { LINGER };
-            let awake = self.now().after(awake);
-            let came = self.events.linger(deadline.map_or(awake, |end| end.min(awake)));
-            self.linger.came(came);
-            if came {
-                return;
+        if !mem::take(&mut self.served) {
+            return self.events.wait(deadline);
+        }
+        let start = self.now();
+        let awake = self.linger.awake(answer);
+        if let Some(awake) = awake {
+            let end = start.after(awake);
+            if self.events.linger(deadline.map_or(end, |deadline| deadline.min(end))) {
+                return self.linger.came();
             }
         }
         self.events.wait(deadline);
+        self.linger.slept(awake.is_some(), self.now().since(start));
     }
 }
 

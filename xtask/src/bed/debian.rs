@@ -26,27 +26,41 @@ const MERGED: &[&str] = &["bin", "sbin", "lib", "lib64"];
 /// The suite's own loader, which finds the suite's own libraries for its programs.
 const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
 
-/// Downloads the packages of a release and all that they need, and unpacks them into
-/// `folder/root`.
+/// Where packages come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source<'a> {
+    /// A release as it is.
+    Release(&'a str),
+    /// A release with the newer versions that Debian makes for it.
+    Backports(&'a str),
+}
+
+/// Downloads packages and all that they need, and unpacks them into `folder/root`.
 pub(super) fn unpack(
-    release: &str,
+    source: Source<'_>,
     packages: &[String],
     folder: &Path,
 ) -> Result<PathBuf> {
+    let (Source::Release(release) | Source::Backports(release)) = source;
     let archive = folder.join("root.tar");
     progress::say(format_args!("downloading Debian {release} with mmdebstrap"));
     // Packages are only unpacked and none of their programs run, so a plain user needs
     // no namespaces for it. (As root mmdebstrap refuses that mode.)
     let mode = if packages::is_root()? { "root" } else { "chrootless" };
+    let mut mmdebstrap = Command::new("mmdebstrap");
     // A tar instead of a folder: in some modes the folder would belong to others.
-    process::run(
-        Command::new("mmdebstrap")
-            .args(["--quiet", "--variant=extract", "--format=tar", "--mode", mode])
-            .arg(format!("--include={}", packages.join(",")))
-            .arg(release)
-            .arg(&archive),
-    )
-    .context(
+    mmdebstrap
+        .args(["--quiet", "--variant=extract", "--format=tar", "--mode", mode])
+        .arg(format!("--include={}", packages.join(",")));
+    if let Source::Backports(_) = source {
+        // From the mirror that the release itself comes from.
+        mmdebstrap.arg(format!(
+            "--setup-hook=sed -i 's/^\\(deb .*\\) {release} main$/&\\n\\1 {release}-backports \
+             main/' \"$1\"/etc/apt/sources.list"
+        ));
+        mmdebstrap.arg(format!("--aptopt=APT::Default-Release \"{release}-backports\""));
+    }
+    process::run(mmdebstrap.arg(release).arg(&archive)).context(
         "cannot download the Debian packages (is there a network?); \
          nothing is left behind, run it again later",
     )?;

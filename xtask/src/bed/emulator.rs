@@ -1,16 +1,17 @@
 //! The bed's own QEMU, the same on every machine.
 //!
-//! Newer than Debian 12's (7.2), where a CPU that reads a device's registers while another one
-//! switches the device's decoding off, as every reset does, often takes the whole of QEMU down.
-//! 10.0 does so rarely.
+//! Newer than those of Debian 12 (7.2) and 13 (10.0), where a CPU that reads a device's registers
+//! while another one switches the device's decoding off, as every reset does, takes the whole of
+//! QEMU down, often in 7.2 and about once in an hour in 10.0 (`iotlb_to_section`).
 
+use super::debian::Source;
 use super::{cache, debian};
 use anyhow::Result;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The Debian release it is from: 10.0.
-const RELEASE: &str = "trixie";
+/// What Debian 13 has as a backport: 11.1.
+const SOURCE: Source<'_> = Source::Backports("trixie");
 
 const PACKAGES: &[&str] = &["qemu-system-x86", "seabios", "ipxe-qemu"];
 
@@ -30,7 +31,7 @@ impl Emulator {
         let root = cache::get(cache, "emulator", key, |unfinished| {
             let packages: Vec<String> =
                 PACKAGES.iter().map(|name| (*name).to_owned()).collect();
-            debian::unpack(RELEASE, &packages, unfinished)
+            debian::unpack(SOURCE, &packages, unfinished)
         })?;
         Ok(Self { root })
     }

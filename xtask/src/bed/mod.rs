@@ -33,10 +33,10 @@ use std::process::Command;
 use suite::Suite;
 use verdict::Verdict;
 
-/// How often a scenario is begun. QEMU's threads race when one CPU resets a device while another
-/// is at its registers: 7.2 crashed in a third of the runs of `pcidom-ends`, 10.0 in one of ten
-/// (`iotlb_to_section` in its system/physmem.c). That says nothing of what is tested; a crash of
-/// Xen or of dom0 leaves QEMU alive, and is never tried again.
+/// How often a scenario is begun. QEMU's threads may race when one CPU resets a device while another
+/// is at its registers: 7.2 crashed in a third of the runs of `pcidom-ends`, 10.0 in one of ten,
+/// 11.1 not yet. That says nothing of what is tested; a crash of Xen or of dom0 leaves QEMU
+/// alive, and is never tried again.
 const MAX_TRIES: u32 = 3;
 
 /// A suite that is ready to boot.

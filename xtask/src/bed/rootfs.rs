@@ -1,6 +1,6 @@
 //! The Debian files that dom0 and the guests are made of, unpacked and searchable.
 
-use super::debian;
+use super::debian::{self, Source};
 use super::suite::Suite;
 use crate::process;
 use anyhow::{Context, Result, ensure};
@@ -18,7 +18,8 @@ pub(crate) struct Rootfs {
 impl Rootfs {
     /// Downloads and unpacks the suite's packages below `folder`.
     pub(crate) fn download(suite: &Suite, folder: &Path) -> Result<Self> {
-        let root = debian::unpack(suite.name, &suite.packages(), folder)?;
+        let root =
+            debian::unpack(Source::Release(suite.name), &suite.packages(), folder)?;
         let kernel = kernel_version(&root)?;
         Ok(Self { root, kernel })
     }

@@ -27,5 +27,12 @@ DAEMON=$!
 wait_for "the daemon answers" 30 pcidomctl status
 check "status reminds" status_says '^trouble: .*--allow-no-intremap'
 attach g1 "$disk0"
-drive_works g1 disk0 2
+
+step "the drive wants two vectors, and the guest can have one"
+wait_for "status says why" 40 status_says 'no MSI vectors left.*extra_guest_irqs='
+check "the daemon's log says it, with the guest" logged '-> g1 .*no MSI vectors left.*extra_guest_irqs='
+cat /tmp/status.out
+guest_must g1 60 'nvme_wait disk0 50'
+guest_must g1 60 'nvme_read disk0 0 2'
 detach g1 "$disk0"
+check "the device is free" device_is_free "$disk0"
