@@ -10,6 +10,7 @@ use crate::{dist, packages, progress};
 use anyhow::{Context, Result};
 use std::fmt::Write;
 use std::fs;
+use std::mem;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -122,7 +123,7 @@ impl Soak {
     /// has which device then.
     pub(crate) fn plan(&self, devices: &[Device]) -> String {
         let mut chance = Chance::new(self.seed);
-        let mut lanes = [const { Lane { guest: None, free: Vec::new() } }; LANES];
+        let mut lanes: [Lane<'_>; LANES] = Default::default();
         let mut created = 0_u32;
         let mut plan = String::new();
         let _ = writeln!(plan, "seed {}", self.seed);
@@ -130,18 +131,16 @@ impl Soak {
         for round in 1..=self.rounds {
             let _ = writeln!(plan, "round {round}");
             deal_free_devices(&mut lanes, &mut chance);
-            let mut operations = [const { String::new() }; LANES];
             let mut count = 0;
             while count < OPERATIONS_PER_ROUND {
-                let number = chance.below(LANES);
-                let (lane, text) = (&mut lanes[number], &mut operations[number]);
-                if let Some(operation) = lane.next_operation(&mut chance, &mut created) {
-                    let _ = writeln!(text, "{operation}");
+                let lane = lanes.get_mut(chance.below(LANES));
+                if lane.is_some_and(|lane| lane.draw(&mut chance, &mut created)) {
                     count += 1;
                 }
             }
-            for text in operations.iter().filter(|text| !text.is_empty()) {
-                let _ = write!(plan, "lane\n{text}");
+            for text in lanes.iter_mut().map(|lane| mem::take(&mut lane.operations)) {
+                let head = if text.is_empty() { "" } else { "lane\n" };
+                let _ = write!(plan, "{head}{text}");
             }
             let _ = writeln!(plan, "together");
             write_who_has_what(&lanes, &mut plan);
@@ -151,9 +150,12 @@ impl Soak {
 }
 
 /// One guest at a time, and devices that nobody else has.
+#[derive(Default)]
 struct Lane<'a> {
     guest: Option<Guest<'a>>,
     free: Vec<&'a str>,
+    /// Of this round, a line each.
+    operations: String,
 }
 
 struct Guest<'a> {
@@ -166,7 +168,9 @@ fn deal_free_devices(lanes: &mut [Lane<'_>; LANES], chance: &mut Chance) {
     let mut free: Vec<_> =
         lanes.iter_mut().flat_map(|lane| lane.free.drain(..)).collect();
     while let Some(device) = chance.take(&mut free) {
-        lanes[chance.below(LANES)].free.push(device);
+        if let Some(lane) = lanes.get_mut(chance.below(LANES)) {
+            lane.free.push(device);
+        }
     }
 }
 
@@ -179,6 +183,12 @@ fn write_who_has_what(lanes: &[Lane<'_>], plan: &mut String) {
 }
 
 impl<'a> Lane<'a> {
+    /// Adds an operation to the round, if the one that was drawn is possible.
+    fn draw(&mut self, chance: &mut Chance, created: &mut u32) -> bool {
+        let operation = self.next_operation(chance, created);
+        operation.map(|text| writeln!(self.operations, "{text}")).is_some()
+    }
+
     /// Draws one; nothing if what was drawn is not possible now.
     fn next_operation(
         &mut self,
