@@ -196,8 +196,9 @@ block() {
     echo "@@END $block_name"
 }
 
-# kernel_lines: how many lines the kernel has logged.
-kernel_lines() { dmesg | wc -l; }
+# kernel_lines: how many lines the kernel has logged, without those on its random numbers, which
+# come when enough has happened.
+kernel_lines() { dmesg | grep -vc '] random: '; }
 
 # kernel_log_has REGEX
 kernel_log_has() { dmesg | grep -E "$1"; }

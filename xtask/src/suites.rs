@@ -11,8 +11,12 @@ use crate::{dist, fuzz, host_tests, packages};
 use anyhow::{Result, anyhow};
 use std::thread;
 
-/// A suite that has been made ready, or why not.
-type Ready<'a> = (&'a str, Result<Bed>);
+/// What the scenarios need, or why it isn't there.
+struct Ready<'a> {
+    /// Images and programs, by name.
+    built: Vec<(String, Result<()>)>,
+    beds: Vec<(&'a str, Result<Bed>)>,
+}
 
 /// Runs the tests and prints the line that CI reads, last and alone.
 pub(crate) fn test(
@@ -34,18 +38,19 @@ pub(crate) fn test(
         } else {
             names.iter().map(|n| Scenario::load(workspace, n)).collect::<Result<_>>()?
         };
-        // One waits for packages to come and to be unpacked, the other compiles.
+        // One waits for packages to come and to be unpacked, and neither compiles on all CPUs all
+        // the time.
         let ready = thread::scope(|scope| {
-            let building = scope.spawn(|| make_ready(workspace, &suites));
+            let building = scope.spawn(|| make_ready(workspace, &suites, &scenarios));
             if all {
                 host_tests::run(workspace, &mut tally);
             }
-            building.join().map_err(|_| anyhow!("making the beds ready has panicked"))
+            building.join().map_err(|_| anyhow!("making ready has panicked"))
         })?;
         // Fuzzing takes what the scenarios leave of the CPUs.
         let fuzzed = thread::scope(|scope| {
             let fuzzing = all.then(|| scope.spawn(|| fuzz::short(workspace)));
-            run_scenarios(workspace, ready, &scenarios, &mut tally);
+            run_scenarios(ready, &scenarios, &mut tally);
             fuzzing.map(thread::ScopedJoinHandle::join)
         });
         if let Some(result) = fuzzed {
@@ -57,24 +62,29 @@ pub(crate) fn test(
     Ok(tally.all_passed())
 }
 
-fn make_ready<'a>(workspace: &Workspace, suites: &[&'a str]) -> Vec<Ready<'a>> {
-    suites.iter().map(|suite| (*suite, Bed::build(workspace, suite))).collect()
-}
-
-fn run_scenarios(
+fn make_ready<'a>(
     workspace: &Workspace,
-    ready: Vec<Ready<'_>>,
+    suites: &[&'a str],
     scenarios: &[Scenario],
-    tally: &mut Tally,
-) {
+) -> Ready<'a> {
+    let mut built = Vec::new();
     if scenarios.iter().any(|s| s.needs_pcidom) {
-        tally.step("dist", || dist::build(workspace));
+        built.push(("dist".to_owned(), dist::build(workspace)));
     }
     for scenario in scenarios.iter().filter(|s| s.needs_more_built()) {
         let name = format!("dist for {}", scenario.name);
-        tally.step(&name, || dist::build_for(workspace, scenario));
+        built.push((name, dist::build_for(workspace, scenario)));
     }
-    for (suite, bed) in ready {
+    let beds =
+        suites.iter().map(|suite| (*suite, Bed::build(workspace, suite))).collect();
+    Ready { built, beds }
+}
+
+fn run_scenarios(ready: Ready<'_>, scenarios: &[Scenario], tally: &mut Tally) {
+    for (name, result) in ready.built {
+        tally.step(&name, || result);
+    }
+    for (suite, bed) in ready.beds {
         let Some(bed) = tally.step(&format!("bed, {suite}"), || bed) else {
             // Without a bed nothing ran, and what did not run has not passed.
             for scenario in scenarios {

@@ -58,6 +58,22 @@ sample() {
     sed -n "s/^@@BENCH iops\/$AT_ONCE \([0-9]*\).*/\1/p" "$OUT" >> "$1.iops"
 }
 
+# sample_alone: without the hostile guest, and after what it has left dom0 to do.
+sample_alone() {
+    xl pause enemy
+    wait_for "$attack: dom0 rests" 30 dom0_rests
+    sample /tmp/alone
+    xl unpause enemy
+}
+# dom0_rests: its CPU had nothing to do for four fifths of a moment, by hundredths of a second.
+dom0_rests() {
+    read -r _ _ _ _ idle_before _ < /proc/stat
+    usleep 250000
+    read -r _ _ _ _ idle_after _ < /proc/stat
+    echo "idle for $((idle_after - idle_before)) of 25"
+    [ $((idle_after - idle_before)) -ge 20 ]
+}
+
 # median FILE: of an even number, the lower of the two in the middle.
 median() { sort -n "$1" | awk '{ n[NR] = $1 } END { print n[int((NR + 1) / 2)] }'; }
 
@@ -165,13 +181,9 @@ measure() {
         # By turns, what goes first: the machine grows slower or faster over minutes.
         if [ $((round % 2)) = 1 ]; then
             sample /tmp/beside
-            xl pause enemy
-            sample /tmp/alone
-            xl unpause enemy
+            sample_alone
         else
-            xl pause enemy
-            sample /tmp/alone
-            xl unpause enemy
+            sample_alone
             sample /tmp/beside
         fi
     done

@@ -19,7 +19,7 @@ const XEN_ARGUMENTS: &str = "console=com1 com1=115200 dom0_mem=1536M,max:1536M \
 
 /// What comes after the first two saves seconds of each boot, and no test is about it.
 const DOM0_ARGUMENTS: &str = "console=hvc0 rdinit=/init init_on_alloc=0 lsm= rodata=off \
-    rcupdate.rcu_expedited=1 nowatchdog mitigations=off loglevel=5 noreplace-smp";
+    rcupdate.rcu_expedited=1 nowatchdog tsc=nowatchdog mitigations=off loglevel=5 noreplace-smp";
 
 /// Paths of one boot's own files.
 #[derive(Debug)]
