@@ -109,8 +109,8 @@ follow() {
 }
 
 # Without what Debian's kernel does at its start and no test is about, with warnings only on the
-# console (dmesg has all): together two of seven seconds of each boot here. And without a watch
-# on the TSC, which complains of a host that is busy.
+# console (dmesg has all): that took a tenth of `two-guests`. And without a watch on the TSC,
+# which complains of a host that is busy.
 FAST_BOOT='init_on_alloc=0 lsm= rodata=off rcupdate.rcu_expedited=1 nowatchdog tsc=nowatchdog mitigations=off loglevel=5 noreplace-smp'
 
 # create_guest NAME [--paused] [--mem MIB] [--vcpus N] [--cmdline TEXT] [--script FILE]
