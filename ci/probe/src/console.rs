@@ -1,11 +1,11 @@
 //! A domain's console, in the log that xenconsoled writes: waits until it says something.
 
 use crate::Failure;
+use crate::wait::readable;
 use regex_lite::Regex;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,18 +15,20 @@ use std::time::{Duration, Instant};
 const NO_ANSWER: u8 = 125;
 
 /// A log that grows.
-struct Log {
+pub(crate) struct Log {
     path: PathBuf,
     /// Not before the domain has written something.
     file: Option<File>,
     /// Tells of changes in the log's folder.
     changes: OwnedFd,
     deadline: Instant,
-    text: String,
+    /// All of it, or what has come since it was opened.
+    pub(crate) text: String,
 }
 
 impl Log {
-    fn open(path: &str, seconds: u64) -> Result<Self, Failure> {
+    /// From its beginning.
+    pub(crate) fn open(path: &str, seconds: u64) -> Result<Self, Failure> {
         let path = PathBuf::from(path);
         let folder = path.parent().unwrap_or(Path::new("/"));
         let changes = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
@@ -36,8 +38,18 @@ impl Log {
         Ok(Self { path, file: None, changes, deadline, text: String::new() })
     }
 
+    /// Only what comes from now on.
+    pub(crate) fn open_at_end(path: &str, seconds: u64) -> Result<Self, Failure> {
+        let mut log = Self::open(path, seconds)?;
+        if let Ok(mut file) = File::open(path) {
+            file.seek(SeekFrom::End(0))?;
+            log.file = Some(file);
+        }
+        Ok(log)
+    }
+
     /// Takes what is there; false if nothing has come until the deadline.
-    fn grow(&mut self) -> Result<bool, Failure> {
+    pub(crate) fn grow(&mut self) -> Result<bool, Failure> {
         loop {
             if self.file.is_none() {
                 match File::open(&self.path) {
@@ -55,15 +67,9 @@ impl Log {
                 self.text.push_str(&String::from_utf8_lossy(&bytes));
                 return Ok(true);
             }
-            let left = self.deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if !readable(&self.changes, self.deadline)? {
                 return Ok(false);
             }
-            let left = Timespec {
-                tv_sec: i64::try_from(left.as_secs())?,
-                tv_nsec: left.subsec_nanos().into(),
-            };
-            poll(&mut [PollFd::new(&self.changes, PollFlags::IN)], Some(&left))?;
             let mut events = [0; 4096];
             while rustix::io::read(&self.changes, &mut events).is_ok_and(|n| n > 0) {}
         }

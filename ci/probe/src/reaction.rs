@@ -1,14 +1,23 @@
-//! How long something takes to show an effect.
+//! How long something takes to show an effect. Nothing here looks again and again: that takes
+//! time from what is measured, on the same CPU.
 
+use crate::console::Log;
+use crate::wait::readable;
 use crate::{Failure, result};
-use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use rustix::io::Errno;
+use rustix::net::netlink::{KOBJECT_UEVENT, SocketAddrNetlink};
+use rustix::net::{AddressFamily, RecvFlags, SocketType, bind, recv, socket};
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often it is looked. There is nothing to wait on in a log or in sysfs.
-const LOOK: Duration = Duration::from_millis(2);
+/// The kernel's own messages, not those of a device manager.
+const FROM_THE_KERNEL: u32 = 1;
+
+/// Longer than the kernel makes one.
+const MESSAGE: usize = 8192;
 
 /// Starts the command and reports when it has ended and when the file has the text, in
 /// what was written since.
@@ -19,56 +28,45 @@ pub(crate) fn until(
     command: &[&str],
 ) -> Result<(), Failure> {
     let (program, arguments) = command.split_first().ok_or("no command")?;
-    // The file may not be there yet.
-    let old = fs::metadata(path).map_or(0, |file| file.len());
+    let mut log = Log::open_at_end(path, seconds)?;
     let start = Instant::now();
     let mut child = Command::new(program).args(arguments).spawn()?;
-    let (mut ended, mut seen) = (None, None);
-    while ended.is_none() || seen.is_none() {
-        if start.elapsed() > Duration::from_secs(seconds) {
-            child.kill().ok();
+    let process = Pid::from_child(&child);
+    let child =
+        thread::spawn(move || child.wait().map(|status| (status, start.elapsed())));
+    while !log.text.contains(text) {
+        if !log.grow()? {
+            kill_process(process, Signal::KILL).ok();
             return Err(format!("{path} has no {text} after {seconds} s").into());
         }
-        if seen.is_none() && has(path, old, text) {
-            seen = Some(start.elapsed());
-        }
-        if ended.is_none()
-            && let Some(status) = child.try_wait()?
-        {
-            if !status.success() {
-                return Err(format!("{program} failed: {status}").into());
-            }
-            ended = Some(start.elapsed());
-        }
-        thread::sleep(LOOK);
+    }
+    let seen = start.elapsed();
+    let (status, ended) = child.join().map_err(|_| "waiting has panicked")??;
+    if !status.success() {
+        return Err(format!("{program} failed: {status}").into());
     }
     for (metric, time) in [("returned", ended), ("seen", seen)] {
-        result(metric, time.unwrap_or_default().as_nanos());
+        result(metric, time.as_nanos());
     }
     Ok(())
 }
 
-fn has(path: &str, from: u64, text: &str) -> bool {
-    let read = || {
-        let mut file = File::open(path)?;
-        file.seek(SeekFrom::Start(from))?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        Ok::<_, std::io::Error>(bytes)
-    };
-    read().is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(text))
-}
-
-/// Waits until the folder has something in it.
+/// Waits until the folder, one of sysfs, has something in it.
 pub(crate) fn present(folder: &str, seconds: u64) -> Result<(), Failure> {
-    let start = Instant::now();
-    loop {
-        if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
-            return Ok(());
-        }
-        if start.elapsed() > Duration::from_secs(seconds) {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    // Before the first look, so that nothing comes in between. The kernel sends a message
+    // about a device after its entries are there.
+    let events = socket(AddressFamily::NETLINK, SocketType::DGRAM, Some(KOBJECT_UEVENT))?;
+    bind(&events, &SocketAddrNetlink::new(0, FROM_THE_KERNEL))?;
+    while fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_none()) {
+        if !readable(&events, deadline)? {
             return Err(format!("{folder} is empty after {seconds} s").into());
         }
-        thread::sleep(LOOK);
+        match recv(&events, &mut [0; MESSAGE], RecvFlags::empty()) {
+            // More has happened than the kernel kept.
+            Ok(_) | Err(Errno::NOBUFS) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
+    Ok(())
 }
