@@ -41,6 +41,13 @@ pub(super) struct Guest<P: Platform> {
     talk: Talk,
 }
 
+impl<P: Platform> Guest<P> {
+    /// Gives back the room of work that waited.
+    pub(super) fn give_back_room(&mut self) {
+        self.chain.give_back_room();
+    }
+}
+
 impl<P: Platform> Machine<P> {
     /// A device is lent to `guest`: its link is made if this is the first.
     pub(super) fn lend(&mut self, guest: DomId, placing: Placing, platform: &mut P) {
