@@ -5,11 +5,12 @@
 # itself, so many rounds of each; 3 rounds take about five minutes.
 #
 # A control attacks nobody: `spin` burns its CPU, `noise` makes XenStore as busy as `states` and
-# `nodes` do. What these cost the other guest is the price of Xen, of XenStore and of an
-# emulated machine, which pcidom can't lower; what is allowed begins there. `NAME@CPU` has
-# another CPU than the rest, and is only noted.
+# `nodes` do. Beside a guest that spins dom0 burns its own CPU as well (`busy`), or changes what
+# `hog` changes in the hardware, as often (`toggle`). What these cost the other guest is the
+# price of XenStore and of an emulated machine, which pcidom can't lower; what is allowed begins
+# there. `NAME@CPU` has another CPU than the rest, and is only noted.
 if [ -n "${ROUNDS:-}" ]; then
-    CONTROLS="spin noise spin@1"
+    CONTROLS="spin busy toggle noise spin@2"
     ATTACKS=${ATTACKS:-port rewrite lies hog grants ports states nodes silent}
     LIMITS=yes
 else
@@ -22,6 +23,8 @@ fi
 SECONDS_EACH=1
 AT_ONCE=4
 ACCESSES=100
+# How often `hog` turns bus mastering off or on in a second, in emulation.
+HOG_CHANGES=60
 # So many times as slow a config read may be, and so much of the reads per second must be left,
 # in percent.
 SLOWEST=200
@@ -61,9 +64,21 @@ sample() {
 # sample_alone: without the hostile guest, and after what it has left dom0 to do.
 sample_alone() {
     xl pause enemy
+    [ -z "$DOM0S_PART" ] || kill -STOP "$DOM0S_PART"
     wait_for "$attack: dom0 rests" 30 dom0_rests
     sample /tmp/alone
+    [ -z "$DOM0S_PART" ] || kill -CONT "$DOM0S_PART"
     xl unpause enemy
+}
+# plays CONTROL: what dom0 does in it, in DOM0S_PART.
+DOM0S_PART=''
+plays() {
+    case $1 in
+        busy) while :; do :; done & ;;
+        toggle) bed-probe toggle "/sys/bus/pci/devices/$disk1/config" "$HOG_CHANGES" & ;;
+        *) return ;;
+    esac
+    DOM0S_PART=$!
 }
 # dom0_rests: its CPU had nothing to do for four fifths of a moment, by hundredths of a second.
 dom0_rests() {
@@ -83,6 +98,7 @@ percent() {
     PERCENT=$((beside * 100 / alone))
     echo "$attack $1 $alone $beside $PERCENT" >> "$HOSTILE"
     note "$attack: $1 $alone alone, $beside beside it: $PERCENT %"
+    note "of $(xargs < "/tmp/alone.$1") alone, $(xargs < "/tmp/beside.$1") beside it"
 }
 
 # reads_are_prompt, drive_is_fast: beside the attack, by the control where there was one.
@@ -171,12 +187,14 @@ measure() {
     attack=$1
     step "attack: $attack"
     rm -f /tmp/alone.* /tmp/beside.*
-    create_front enemy "hostile=${attack%@*} seconds=$FOREVER"
-    case $attack in *@*) pin enemy "${attack#*@}" ;; *) pin enemy 0 ;; esac
-    xl sched-credit -d enemy -w 1
+    kind=${attack%@*}
+    case $kind in busy | toggle) kind=spin ;; esac
+    create_front enemy "hostile=$kind seconds=$FOREVER"
+    case $attack in *@*) pin enemy "${attack#*@}" ;; *) pin enemy 3 ;; esac
     attach enemy "$disk1"
     xl unpause enemy
     guest_log_wait enemy '@@FRONT hostile begins' 60
+    plays "$attack"
     for round in $(seq "$ROUNDS"); do
         # By turns, what goes first: the machine grows slower or faster over minutes.
         if [ $((round % 2)) = 1 ]; then
@@ -187,6 +205,8 @@ measure() {
             sample /tmp/beside
         fi
     done
+    [ -z "$DOM0S_PART" ] || kill "$DOM0S_PART"
+    DOM0S_PART=''
     percent write
     percent read
     READ_PERCENT=$PERCENT
@@ -229,23 +249,15 @@ assault() {
     note "$attack: $(tail -n 1 /tmp/check.out)"
 }
 
-step "dom0 and guests on CPU 0, pcidom on CPU 1"
-# It is pcidom that is measured, not who gets one of two emulated CPUs. So pcidom has one for
-# itself, and what the hostile guest writes is written while pcidom reads. On the other who waits
-# for a drive goes before who serves, and both before who computes: by their weights the first
-# has its share at any time, and so is first whenever it wakes; the second has what XenStore
-# and the writes need; the last has what is left, a millisecond at a time.
-xl sched-credit -s -t 1 -r 0
+step "a CPU for each: dom0, g1, pcidom, and the hostile guest"
+# It is pcidom that is measured, not who gets a CPU.
 pin Domain-0 0
-xl sched-credit -d Domain-0 -w 16384
 assignable "$disk0" "$disk1"
 start_daemon
 start_pcidom "$disk0" "$disk1"
-pin pcidom 1
-xl sched-credit -d pcidom -w 8192
+pin pcidom 2
 create_guest g1
-pin g1 0
-xl sched-credit -d g1 -w 65535
+pin g1 1
 attach g1 "$disk0"
 drive_works g1 disk0 4
 # What pcidom keeps of a device that was lent it keeps before and after.

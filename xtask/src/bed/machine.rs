@@ -54,7 +54,8 @@ pub(crate) fn describe(
     disks: &Path,
     console: Console,
 ) {
-    qemu.args(["-machine", "q35,accel=tcg", "-cpu", "qemu64", "-smp", "2", "-m", "4096"]);
+    qemu.args(["-machine", "q35,accel=tcg", "-cpu", "qemu64", "-m", "4096"]);
+    qemu.args(["-smp", &scenario.cpus.to_string()]);
     qemu.args(["-device", "intel-iommu,intremap=on"]);
     qemu.args(["-nic", "none", "-vga", "none", "-display", "none", "-no-reboot"]);
     match console {
@@ -145,6 +146,11 @@ impl Machine {
             .context("cannot start QEMU")?;
         let console = child.stdout.take().context("QEMU has no console")?;
         Ok((Self { child }, console))
+    }
+
+    /// QEMU's process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// How it ended. Only for one whose console is closed: it waits for the end.

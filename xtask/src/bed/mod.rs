@@ -11,6 +11,7 @@ mod disk;
 mod emulator;
 mod machine;
 mod modules;
+mod niceness;
 mod overlay;
 mod recipe;
 mod rootfs;

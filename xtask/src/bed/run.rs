@@ -59,8 +59,16 @@ pub(crate) fn run(
     progress::say(format_args!("scenario {}: {}", scenario.name, scenario.about));
     let start = Instant::now();
     let (mut machine, console) = Machine::start(qemu)?;
+    let (process, nice) = (machine.id(), scenario.nice.clone());
+    let when_it_runs = move || {
+        for nice in nice {
+            if let Err(error) = nice.apply(process) {
+                progress::say(format_args!("{error:#}"));
+            }
+        }
+    };
     let mut watch = Watch {
-        lines: read_lines(console),
+        lines: read_lines(console, when_it_runs),
         log: File::create(folder.join("serial.log"))?,
         tail: VecDeque::new(),
         verbose,
@@ -219,17 +227,25 @@ impl Watch {
     }
 }
 
-/// Reads lines in a thread, so that waiting for the next one can be bounded.
-fn read_lines(console: impl Read + Send + 'static) -> Receiver<String> {
+/// Reads lines in a thread, so that waiting for the next one can be bounded. With the first
+/// one the machine runs.
+fn read_lines(
+    console: impl Read + Send + 'static,
+    when_it_runs: impl FnOnce() + Send + 'static,
+) -> Receiver<String> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         let mut reader = BufReader::new(console);
         let mut line = Vec::new();
+        let mut when_it_runs = Some(when_it_runs);
         loop {
             line.clear();
             match reader.read_until(b'\n', &mut line) {
                 Ok(0) | Err(_) => return,
                 Ok(_) => {
+                    if let Some(act) = when_it_runs.take() {
+                        act();
+                    }
                     let text = String::from_utf8_lossy(&line);
                     if sender.send(text.trim_end().to_owned()).is_err() {
                         return;

@@ -1,12 +1,19 @@
 //! A scenario: a folder in `ci/scenarios/` with a `scenario.conf` and scripts.
 
 use super::device::Device;
+use super::niceness::Niceness;
 use crate::soak::Soak;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// Emulated CPUs without a word about them: one for dom0, one for whom it waits for.
+const CPUS: u8 = 2;
+
+/// Emulated CPUs run as threads of the host, and more than this only wait for each other.
+const MOST_CPUS: u8 = 8;
 
 /// One scenario, as its folder describes it.
 #[derive(Debug)]
@@ -37,6 +44,10 @@ pub(crate) struct Scenario {
     pub(crate) tool: Option<String>,
     /// What Xen's command line has at its end.
     pub(crate) xen: String,
+    /// How many CPUs the machine has.
+    pub(crate) cpus: u8,
+    /// Which of them let the others go first.
+    pub(crate) nice: Vec<Niceness>,
     /// The PCI devices of the machine, in bus order.
     pub(crate) devices: Vec<Device>,
     /// How many regions guests must report per disk, at least.
@@ -91,6 +102,8 @@ impl Scenario {
             image: None,
             tool: None,
             xen: String::new(),
+            cpus: CPUS,
+            nice: Vec::new(),
             devices: Vec::new(),
             regions: Vec::new(),
         };
@@ -104,6 +117,9 @@ impl Scenario {
         }
         ensure!(!scenario.about.is_empty(), "`about` is missing");
         Device::check(&scenario.devices)?;
+        for nice in &scenario.nice {
+            ensure!(nice.cpu() < scenario.cpus, "`nice` names CPU {}", nice.cpu());
+        }
         for (disk, _) in &scenario.regions {
             let known = scenario.devices.iter().any(|d| d.name == *disk);
             ensure!(known, "`regions` names {disk}, which is no device");
@@ -120,6 +136,10 @@ impl Scenario {
             "image" => self.image = Some(value.to_owned()),
             "tool" => self.tool = Some(value.to_owned()),
             "xen" => value.clone_into(&mut self.xen),
+            "cpus" => {
+                self.cpus = value.parse()?;
+                ensure!((1..=MOST_CPUS).contains(&self.cpus), "1 to {MOST_CPUS} CPUs");
+            }
             "device" => self.devices.push(Device::parse(value)?),
             "pcidom" => self.needs_pcidom = yes_or_no(value)?,
             "on_demand" => self.on_demand = yes_or_no(value)?,
@@ -127,6 +147,7 @@ impl Scenario {
             "config" => self.config = value.parse()?,
             "com2" => self.types_on_com2 = yes_or_no(value)?,
             "soak" => self.soak = Some(Soak::parse(value)?),
+            "nice" => self.nice.push(Niceness::parse(value)?),
             "regions" => {
                 let (disk, count) =
                     value.split_once(' ').context("expected `DISK COUNT`")?;
@@ -162,11 +183,12 @@ mod tests {
              image = probe-bar\ntool = cached-pirqs\nfront = yes\n\
              device = disk0 nvme 16M msix_qsize=129\ndevice = net0 e1000e\n\
              regions = disk0 2\non_demand = yes\nsoak = 8 1\n\
-             xen = iommu=0 extra_guest_irqs=4\n",
+             xen = iommu=0 extra_guest_irqs=4\ncpus = 4\nnice = 3 10\n",
         )
         .unwrap();
         assert!(scenario.on_demand);
         assert_eq!(scenario.xen, "iommu=0 extra_guest_irqs=4");
+        assert_eq!((scenario.cpus, scenario.nice.len()), (4, 1));
         assert_eq!(scenario.soak, Some(Soak { rounds: 8, seed: 1 }));
         assert_eq!(scenario.about, "two things");
         assert_eq!(scenario.timeout, Duration::from_secs(60));
@@ -203,6 +225,9 @@ mod tests {
             "about = x\ndevice = d e1000e mac=1,addr=2",
             "about = x\npcidom = maybe",
             "about = x\nsoak = 8",
+            "about = x\ncpus = 0",
+            "about = x\ncpus = 9",
+            "about = x\nnice = 2 10",
             "about = x\nregions = disk0 1",
         ] {
             assert!(parse(text).is_err(), "{text}");
