@@ -181,6 +181,44 @@ fn a_guest_that_keeps_the_link_to_dom0_busy_gets_its_turn_and_no_more() {
 }
 
 #[test]
+fn a_guests_writes_to_the_hardware_are_a_burst_and_then_one_a_millisecond() {
+    /// kernel/src/machine/share.rs.
+    const BURST: u64 = 4096;
+    const A_SECOND: u64 = 1000;
+    const SECONDS: u64 = 20;
+    let (mut scene, good, mut hostile) = scene(4);
+    let served = |scene: &Scene| scene.pciback.borrow().ops_served(scene.pcidom_id);
+    let before = served(&scene);
+    let end = scene.world.now().after(Duration::from_secs(SECONDS));
+    let mut on = 0;
+    while scene.world.now() < end {
+        on ^= 4;
+        let value = 2 | on;
+        let op = RawOp {
+            cmd: command::CONF_WRITE,
+            offset: 4,
+            size: 2,
+            value,
+            ..RawOp::default()
+        };
+        hostile.ask(&scene, &op, &[]);
+        let page = hostile.page.clone();
+        let came = move |_: &_| page.peek(word::FLAGS) & FRONT_ACTIVE == 0;
+        assert!(scene.world.run_until(Duration::from_secs(2), came));
+    }
+    let count = served(&scene) - before;
+    let most = BURST + A_SECOND * SECONDS;
+    assert!(
+        count > most * 9 / 10 && count <= most + most / 100,
+        "{count}, at most {most}"
+    );
+    // Who waits is that guest.
+    assert!(scene.guest_uses(&good, NVME));
+    assert_eq!(good.borrow().state().timeouts(), 0);
+    assert_over(scene, &hostile);
+}
+
+#[test]
 fn a_guest_that_lies_in_every_field_gets_errors_and_costs_nobody() {
     const PLACES: [u32; 4] = [0, 1, 0x100, u32::MAX];
     const OFFSETS: [i32; 6] = [0, 3, 0x1000, -1, i32::MIN, i32::MAX];

@@ -37,6 +37,8 @@ struct Waiting {
     at: VirtualBdf,
     access: Access,
     since: Instant,
+    /// A guest that has used up its share has to wait.
+    not_before: Option<Instant>,
 }
 
 impl Waiting {
@@ -76,9 +78,10 @@ impl Bus {
         at: VirtualBdf,
         access: Access,
         since: Instant,
+        not_before: Option<Instant>,
     ) {
         let customer = Some(customer);
-        self.queue.push_back(Waiting { customer, at, access, since });
+        self.queue.push_back(Waiting { customer, at, access, since, not_before });
     }
 
     /// Looks at the slot: whose access has ended, and how.
@@ -105,7 +108,10 @@ impl Bus {
         if self.slot.is_stuck() {
             return self.fail_one(now);
         }
-        let Some(next) = self.queue.pop_front() else { return Started::Nothing };
+        let due = |waiting: &Waiting| waiting.not_before.is_none_or(|until| until <= now);
+        let first = self.queue.iter().position(due);
+        let next = first.and_then(|index| self.queue.remove(index));
+        let Some(next) = next else { return Started::Nothing };
         if self.slot.submit(page, now, next.at, next.access).is_ok() {
             self.in_flight = Some(next);
             return Started::Notify;
@@ -138,10 +144,11 @@ impl Bus {
         self.in_flight.is_some() && self.slot.deadline().is_some()
     }
 
-    /// When something is given up.
+    /// When something is given up, or may be started at last.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let slot = self.in_flight.and(self.slot.deadline());
-        let queue = || self.queue.iter().filter_map(Waiting::patience).min();
+        let of = |waiting: &Waiting| [waiting.patience(), waiting.not_before];
+        let queue = || self.queue.iter().flat_map(of).flatten().min();
         slot.or_else(queue)
     }
 
@@ -201,7 +208,7 @@ mod tests {
     fn push(bus: &mut Bus, customer: Customer, now: Instant) {
         let at = VirtualBdf(Sbdf::new(0, 0, 0, 0).unwrap());
         let access = Access::Read(Register::new(4, Width::Word).unwrap());
-        bus.push(customer, at, access, now);
+        bus.push(customer, at, access, now, None);
     }
 
     fn complete(page: &Page) {

@@ -18,6 +18,7 @@ use super::Machine;
 use super::bus::Customer;
 use super::chain::{Chain, LinkDone, LinkId, LinkJob};
 use super::jobs;
+use super::share::Share;
 use super::storm::Storm;
 use super::talk::Talk;
 use super::trace::{Op, Trace};
@@ -33,6 +34,8 @@ pub(super) struct Guest<P: Platform> {
     port: Option<Port>,
     chain: Chain,
     storm: Storm,
+    /// What it may write that reaches hardware.
+    pub(super) share: Share,
     /// How long its lease requests took.
     pub(super) waits: Waits,
     /// Why the last enable of an interrupt failed, for `status`.
@@ -59,6 +62,7 @@ impl<P: Platform> Machine<P> {
                 port: None,
                 chain: Chain::new(LinkId::Guest(guest)),
                 storm: Storm::default(),
+                share: Share::default(),
                 waits: Waits::default(),
                 trouble: None,
                 talk: Talk::new(platform.now()),

@@ -8,7 +8,7 @@
 //! | `tasks` | scans and resets of pool devices |
 //! | `loans`, `leases`, `waits` | what the daemon orders, pirqs asked of it, how long that took |
 //! | `resets` | which way a device is reset, and which rules forbid it |
-//! | `guests`, `storm`, `talk` | the backend of each guest, and what it may cost |
+//! | `guests`, `storm`, `share`, `talk` | the backend of each guest, and what it may cost |
 //! | `chain`, `jobs` | XenStore work |
 //! | `backoff` | when to try again |
 //! | `room` | memory given back when nobody needs it |
@@ -29,6 +29,7 @@ mod monitor;
 mod report;
 mod resets;
 mod room;
+mod share;
 mod stop;
 mod storm;
 mod talk;
@@ -328,13 +329,26 @@ impl<P: Platform> Machine<P> {
         {
             self.access_answers.push_back((customer, Ok(value)));
         } else {
-            self.access(customer, device, access, now);
+            let writer = if let Access::Write(..) = access {
+                self.guests.get_mut(&guest)
+            } else {
+                None
+            };
+            let not_before = writer.and_then(|known| known.share.write(now));
+            self.access(customer, device, access, now, not_before);
         }
     }
 
-    fn access(&mut self, customer: Customer, device: Sbdf, access: Access, now: Instant) {
+    fn access(
+        &mut self,
+        customer: Customer,
+        device: Sbdf,
+        access: Access,
+        now: Instant,
+        not_before: Option<Instant>,
+    ) {
         match self.pool.get(&device).and_then(|known| known.at) {
-            Some(at) => self.bus.push(customer, at, access, now),
+            Some(at) => self.bus.push(customer, at, access, now, not_before),
             None => self.access_answers.push_back((customer, Err(AccessError::NoDevice))),
         }
     }
@@ -358,7 +372,13 @@ impl<P: Platform> Machine<P> {
         for step in steps {
             match step {
                 TaskStep::Access(task, device, access) => {
-                    self.access(Customer::Task(task), device, access, platform.now());
+                    self.access(
+                        Customer::Task(task),
+                        device,
+                        access,
+                        platform.now(),
+                        None,
+                    );
                 }
                 TaskStep::Look(task, device, register) => {
                     let customer = Customer::Task(task);
@@ -366,7 +386,7 @@ impl<P: Platform> Machine<P> {
                         self.access_answers.push_back((customer, Ok(value)));
                     } else {
                         let access = Access::Read(register);
-                        self.access(customer, device, access, platform.now());
+                        self.access(customer, device, access, platform.now(), None);
                     }
                 }
                 TaskStep::Turn(device, ticket) => {
