@@ -1,6 +1,6 @@
 //! The command line: one variant per command, and the order of work behind each.
 
-use crate::bed::{Bed, Options, scenario::Scenario, verdict::Verdict};
+use crate::bed::{Alone, Bed, Options, scenario::Scenario, verdict::Verdict};
 use crate::{
     bench, demo, dist, fuzz, hostile, packages, policy, soak, suites,
     workspace::Workspace,
@@ -30,6 +30,9 @@ enum Command {
         /// One Debian release only: `bookworm` (Xen 4.17) or `trixie` (Xen 4.20).
         #[arg(long)]
         suite: Option<String>,
+        /// Both releases at the same time, each on a CPU of the host.
+        #[arg(long)]
+        together: bool,
         /// Run only these scenarios (and no host checks).
         scenarios: Vec<String>,
     },
@@ -145,8 +148,10 @@ impl Cli {
                 dist::build(&workspace)?;
                 Ok(true)
             }
-            Command::Test { quick, suite, scenarios } => {
-                suites::test(&workspace, quick, suite.as_deref(), &scenarios)
+            Command::Test { quick: true, .. } => suites::quick(&workspace),
+            Command::Test { suite, together, scenarios, .. } => {
+                let wish = suites::Wish { suite, together, scenarios };
+                suites::test(&workspace, &wish)
             }
             Command::Demo(suite) => demo::run(&workspace, &suite.suite),
             Command::Bench { suite, rounds, no_build, no_sim } => {
@@ -183,14 +188,15 @@ impl BedCommand {
             Self::Shell { suite, image, scenario } => {
                 let (bed, scenario, options) =
                     prepare(workspace, &suite.suite, image, true, &scenario)?;
-                bed.shell(&scenario, &options)?;
+                bed.shell(&Alone::wait()?, &scenario, &options)?;
                 Ok(true)
             }
             Self::Run { suite, image, verbose, rounds, scenario } => {
                 let (bed, scenario, mut options) =
                     prepare(workspace, &suite.suite, image, verbose, &scenario)?;
                 options.variables.extend(rounds.map(|rounds| ("ROUNDS", rounds)));
-                Ok(bed.run(&scenario, &options)?.verdict == Verdict::Success)
+                let run = bed.run(&Alone::wait()?, &scenario, &options)?;
+                Ok(run.verdict == Verdict::Success)
             }
             Self::List => {
                 for scenario in Scenario::load_all(workspace)? {

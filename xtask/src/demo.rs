@@ -1,6 +1,6 @@
 //! `cargo xtask demo`: the main job, with what each party saw.
 
-use crate::bed::{Bed, Options, scenario::Scenario, verdict::Verdict};
+use crate::bed::{Alone, Bed, Options, scenario::Scenario, verdict::Verdict};
 use crate::workspace::Workspace;
 use crate::{dist, packages, progress};
 use anyhow::Result;
@@ -20,7 +20,7 @@ pub(crate) fn run(workspace: &Workspace, suite: &str) -> Result<bool> {
     packages::ensure(workspace)?;
     dist::build(workspace)?;
     let bed = Bed::build(workspace, suite)?;
-    let run = bed.run(&scenario, &Options::default())?;
+    let run = bed.run(&Alone::wait()?, &scenario, &Options::default())?;
     progress::heading("pcidom's serial log");
     print!("{}", read(&run.folder.join("com2.log")));
     let guest = read(&run.folder.join("files/console/guest-g1.log"));

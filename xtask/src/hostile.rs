@@ -1,6 +1,6 @@
 //! `cargo xtask soak --hostile`: a guest that attacks, and figures of the guest beside it.
 
-use crate::bed::{Bed, Options, scenario::Scenario, verdict::Verdict};
+use crate::bed::{Alone, Bed, Options, scenario::Scenario, verdict::Verdict};
 use crate::workspace::Workspace;
 use crate::{bench, dist, packages, progress};
 use anyhow::{Context, Result};
@@ -38,7 +38,7 @@ pub(crate) fn run(workspace: &Workspace, suite: &str, wish: Wish) -> Result<bool
     scenario.timeout += Duration::from_secs(u64::from(minutes).saturating_mul(60));
     let options = Options { variables: vec![("ROUNDS", rounds)], ..Options::default() };
     let before = bench::load();
-    let run = bed.run(&scenario, &options)?;
+    let run = bed.run(&Alone::wait()?, &scenario, &options)?;
     let path = run.folder.join("files/hostile.txt");
     let text = fs::read_to_string(&path)
         .with_context(|| format!("no figures: {}", path.display()))?;

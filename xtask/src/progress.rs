@@ -1,17 +1,34 @@
 //! What a person sees while it runs: steps with times, and the count at the end.
 
 use anyhow::Result;
+use std::cell::RefCell;
 use std::fmt::Display;
 use std::time::Instant;
 
+thread_local! {
+    /// What this thread's lines begin with.
+    static LANE: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// From now on lines of this thread begin with the name: others print at the same time.
+pub(crate) fn lane(name: &str) {
+    LANE.set(format!("{name:8} | "));
+}
+
+/// Prints one line.
+pub(crate) fn line(text: impl Display) {
+    LANE.with_borrow(|lane| println!("{lane}{text}"));
+}
+
 /// Prints one line of progress.
 pub(crate) fn say(text: impl Display) {
-    println!("==> {text}");
+    line(format_args!("==> {text}"));
 }
 
 /// Prints a heading above a block of output.
 pub(crate) fn heading(text: impl Display) {
-    println!("\n---- {text} ----");
+    line("");
+    line(format_args!("---- {text} ----"));
 }
 
 /// Counts what passed and what failed.
@@ -54,6 +71,12 @@ impl Tally {
         self.failures.push(format!("{name}: {why}"));
     }
 
+    /// Counts what another has counted.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.passed = self.passed.saturating_add(other.passed);
+        self.failures.extend(other.failures);
+    }
+
     /// Whether nothing failed.
     pub(crate) fn all_passed(&self) -> bool {
         self.failures.is_empty()
@@ -83,6 +106,11 @@ mod tests {
         assert_eq!(tally.step("good", || Ok(7)), Some(7));
         assert_eq!(tally.step("bad", || anyhow::bail!("no") as Result<()>), None);
         assert_eq!(tally.summary(), "1 passed, 1 failed");
+        let mut all = Tally::default();
+        all.passed("another");
+        all.add(tally);
+        assert_eq!(all.summary(), "2 passed, 1 failed");
+        let tally = all;
         assert!(!tally.all_passed());
     }
 }

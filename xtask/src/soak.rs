@@ -4,7 +4,7 @@
 //! in dom0 a shell only has to obey. The same seed gives the same plan.
 
 use crate::bed::device::Device;
-use crate::bed::{Bed, Options, scenario::Scenario, verdict::Verdict};
+use crate::bed::{Alone, Bed, Options, scenario::Scenario, verdict::Verdict};
 use crate::workspace::Workspace;
 use crate::{dist, packages, progress};
 use anyhow::{Context, Result};
@@ -70,6 +70,7 @@ pub(crate) fn run(workspace: &Workspace, suite: &str, wish: Wish) -> Result<bool
         dist::build(workspace)?;
     }
     let bed = Bed::build(workspace, suite)?;
+    let alone = Alone::wait()?;
     let (start, mut done) = (Instant::now(), 0);
     // Each boot has the next seed, and can be repeated alone by it.
     for seed in seed.. {
@@ -82,7 +83,7 @@ pub(crate) fn run(workspace: &Workspace, suite: &str, wish: Wish) -> Result<bool
             let left = length.saturating_sub(start.elapsed()).as_secs();
             options.variables.push(("SOAK_SECONDS", left));
         }
-        let run = bed.run(&scenario, &options)?;
+        let run = bed.run(&alone, &scenario, &options)?;
         let word = run.verdict.word();
         if run.verdict != Verdict::Success {
             progress::say(format_args!(

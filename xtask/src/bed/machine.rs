@@ -28,6 +28,8 @@ pub(crate) struct BootFiles {
     pub(crate) initramfs: PathBuf,
     /// What comes out of the second serial port.
     pub(crate) com2: PathBuf,
+    /// Where somebody can type there: no path, since that of a socket has to be short.
+    pub(crate) typist: String,
     /// The disk dom0 writes its results to.
     pub(crate) results: PathBuf,
 }
@@ -62,7 +64,7 @@ pub(crate) fn describe(
         Console::Piped => qemu.args(["-monitor", "none", "-serial", "stdio"]),
         Console::Terminal => qemu.args(["-serial", "mon:stdio"]),
     };
-    com2(qemu, &files.com2, scenario.types_on_com2);
+    com2(qemu, files, scenario.types_on_com2);
     qemu.arg("-kernel").arg(base.hypervisor());
     // Xen takes the later of two options that contradict each other.
     qemu.arg("-append").arg(format!("{XEN_ARGUMENTS} {}", scenario.xen));
@@ -109,14 +111,13 @@ fn card(qemu: &mut Command, model: &str, name: &str) -> String {
 
 /// The second serial port: into a file, and if somebody types there, from and to a serial
 /// card of dom0 as well.
-fn com2(qemu: &mut Command, log: &Path, typed: bool) {
+fn com2(qemu: &mut Command, files: &BootFiles, typed: bool) {
     if !typed {
-        qemu.arg("-serial").arg(format!("file:{}", log.display()));
+        qemu.arg("-serial").arg(format!("file:{}", files.com2.display()));
         return;
     }
-    // In no folder, since the path of a socket has to be short.
-    let name = format!("path=pcidom-bed-{},abstract=on", std::process::id());
-    let log = log.display().to_string().replace(',', ",,");
+    let name = format!("path={},abstract=on", files.typist);
+    let log = files.com2.display().to_string().replace(',', ",,");
     qemu.arg("-chardev");
     qemu.arg(format!("socket,id=com2,{name},server=on,wait=off,logfile={log}"));
     qemu.args(["-chardev", &format!("socket,id=typist,{name}")]);

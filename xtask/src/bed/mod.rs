@@ -1,5 +1,6 @@
 //! The bed: real Xen, dom0 and guests inside QEMU, from Debian's packages.
 
+mod alone;
 mod bzimage;
 mod cache;
 mod config;
@@ -23,6 +24,7 @@ pub(crate) mod verdict;
 use crate::dist;
 use crate::progress;
 use crate::workspace::Workspace;
+pub(crate) use alone::Alone;
 use anyhow::{Context, Result};
 use emulator::Emulator;
 use machine::{BootFiles, Console};
@@ -44,6 +46,7 @@ const MAX_TRIES: u32 = 3;
 #[derive(Debug)]
 pub(crate) struct Bed {
     workspace: Workspace,
+    suite: &'static str,
     folder: PathBuf,
     base: Base,
     emulator: Emulator,
@@ -79,12 +82,22 @@ impl Bed {
         let emulator = Emulator::get(&workspace.emulator())?;
         let base = Base::get(suite, &folder)?;
         dist::build_probe(workspace)?;
-        Ok(Self { workspace: workspace.clone(), folder, base, emulator })
+        Ok(Self {
+            workspace: workspace.clone(),
+            suite: suite.name,
+            folder,
+            base,
+            emulator,
+        })
     }
 
     /// Runs one scenario and judges it; again if the emulator dies of a mistake of its own.
-    pub(crate) fn run(&self, scenario: &Scenario, options: &Options) -> Result<Run> {
-        let _alone = run::alone()?;
+    pub(crate) fn run(
+        &self,
+        _: &Alone,
+        scenario: &Scenario,
+        options: &Options,
+    ) -> Result<Run> {
         let folder = self.folder.join("runs").join(&scenario.name);
         let mut tries = MAX_TRIES;
         loop {
@@ -101,8 +114,12 @@ impl Bed {
     }
 
     /// Boots a scenario's machine for a person.
-    pub(crate) fn shell(&self, scenario: &Scenario, options: &Options) -> Result<()> {
-        let _alone = run::alone()?;
+    pub(crate) fn shell(
+        &self,
+        _: &Alone,
+        scenario: &Scenario,
+        options: &Options,
+    ) -> Result<()> {
         let folder = self.folder.join("runs").join("shell");
         let files = self.prepare(scenario, options, &folder, true)?;
         let mut command = self.machine(scenario, &files, &folder, Console::Terminal);
@@ -137,6 +154,7 @@ impl Bed {
         let files = BootFiles {
             initramfs: folder.join("dom0.initrd"),
             com2: folder.join("com2.log"),
+            typist: format!("pcidom-bed-{}-{}", std::process::id(), self.suite),
             results: folder.join("results.img"),
         };
         disk::create_all(scenario, folder)?;

@@ -89,7 +89,7 @@ pub(crate) fn run(
         let status = machine.ended()?;
         emulator_died = status.signal().is_some_and(|s| OWN_MISTAKES.contains(&s));
         watch.why = format!("QEMU ended by itself: {status}");
-        println!("    {}", watch.why);
+        progress::line(format_args!("    {}", watch.why));
     }
     drop(machine);
     fs::remove_file(&files.initramfs).ok();
@@ -104,12 +104,12 @@ pub(crate) fn run(
         match disks.and_then(|disks| Ok([disks, spaces?].concat())) {
             Ok(report) => {
                 for line in report {
-                    println!("    ok: on the host, {line}");
+                    progress::line(format_args!("    ok: on the host, {line}"));
                 }
             }
             Err(error) => {
                 watch.why = format!("on the host, {error:#}");
-                println!("    FAILED: {}", watch.why);
+                progress::line(format_args!("    FAILED: {}", watch.why));
                 verdict = Verdict::Failure;
             }
         }
@@ -120,7 +120,10 @@ pub(crate) fn run(
         }
     } else {
         watch.show_tail();
-        println!("    logs and disks are kept in {}", folder.display());
+        progress::line(format_args!(
+            "    logs and disks are kept in {}",
+            folder.display()
+        ));
     }
     let seconds = start.elapsed().as_secs();
     progress::say(format_args!(
@@ -129,22 +132,6 @@ pub(crate) fn run(
         verdict.word()
     ));
     Ok(Ended { verdict, why: watch.why, emulator_died })
-}
-
-/// Waits until no other bed runs on this host, and keeps others waiting. Emulated CPUs that
-/// share the host's with another run miss deadlines that the product keeps, and a run's folder
-/// is made anew.
-pub(crate) fn alone() -> Result<File> {
-    let path = std::env::temp_dir().join("pcidom-bed.lock");
-    let lock = File::options().create(true).append(true).open(&path);
-    let lock = lock.with_context(|| format!("cannot open {}", path.display()))?;
-    if lock.try_lock().is_err() {
-        progress::say(format_args!(
-            "another bed runs on this host: waiting for it to end"
-        ));
-        lock.lock().with_context(|| format!("cannot lock {}", path.display()))?;
-    }
-    Ok(lock)
 }
 
 /// The console as it comes in.
@@ -196,7 +183,7 @@ impl Watch {
     fn record(&mut self, line: &str) -> Result<()> {
         writeln!(self.log, "{line}").context("cannot write the serial log")?;
         if self.verbose {
-            println!("{line}");
+            progress::line(line);
         }
         self.tail.push_back(line.to_owned());
         if self.tail.len() > SHOWN_LINES {
@@ -208,10 +195,16 @@ impl Watch {
     fn show(&self, event: &Event<'_>) {
         let seconds = self.start.elapsed().as_secs();
         match event {
-            Event::Step(text) => println!("  {seconds:4} s  {text}"),
-            Event::Check { passed: true, what } => println!("          ok: {what}"),
-            Event::Check { passed: false, what } => println!("          FAILED: {what}"),
-            Event::Note(text) => println!("          {text}"),
+            Event::Step(text) => {
+                progress::line(format_args!("  {seconds:4} s  {text}"));
+            }
+            Event::Check { passed: true, what } => {
+                progress::line(format_args!("          ok: {what}"));
+            }
+            Event::Check { passed: false, what } => {
+                progress::line(format_args!("          FAILED: {what}"));
+            }
+            Event::Note(text) => progress::line(format_args!("          {text}")),
             Event::End(_) | Event::Panic => {}
         }
     }
@@ -220,9 +213,9 @@ impl Watch {
         if !self.verbose {
             progress::heading("end of the serial console");
             for line in &self.tail {
-                println!("{line}");
+                progress::line(line);
             }
-            println!("----");
+            progress::line("----");
         }
     }
 }

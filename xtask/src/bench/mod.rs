@@ -3,7 +3,7 @@
 mod sim;
 mod table;
 
-use crate::bed::{Bed, Options, scenario::Scenario, verdict::Verdict};
+use crate::bed::{Alone, Bed, Options, scenario::Scenario, verdict::Verdict};
 use crate::workspace::Workspace;
 use crate::{dist, packages, progress};
 use anyhow::{Context, Result};
@@ -33,7 +33,7 @@ pub(crate) fn run(workspace: &Workspace, suite: &str, plan: Plan) -> Result<bool
     let load_before = load();
     let options =
         Options { variables: vec![("ROUNDS", plan.rounds)], ..Options::default() };
-    let run = bed.run(&scenario, &options)?;
+    let run = bed.run(&Alone::wait()?, &scenario, &options)?;
     let path = run.folder.join("files/bench.txt");
     let text = fs::read_to_string(&path)
         .with_context(|| format!("no measurements: {}", path.display()))?;
