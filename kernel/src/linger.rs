@@ -6,8 +6,13 @@
 //! from how soon it was woken the last times, since a slow guest needs longer between two
 //! requests. An idle pcidom never does this, and one whose waits were in vain does it less and
 //! less.
+//!
+//! Nor does one that shares its CPU with somebody who computes: who gives way there has it back
+//! a time slice later, 30 ms with Xen's older scheduler, where who sleeps is woken at once.
 
 use core::time::Duration;
+
+use pcidom_script::Instant;
 
 /// How long it stays awake at first: a few times what being woken costs, so that the wait costs
 /// at most as much again as it can save. Linux's KVM waits as long for the same reason
@@ -23,6 +28,27 @@ pub const LONGEST_LINGER: Duration = Duration::from_micros(800);
 /// that was short.
 const MAX_SKIP: u32 = 31;
 
+/// Who gave way and has the CPU back so late has given it to somebody who computes: longer than
+/// staying awake takes in all.
+pub const CROWDED: Duration = LONGEST_LINGER;
+
+/// How long it always sleeps after that at first, twice as long each time it happens again.
+const FIRST_RETREAT: Duration = Duration::from_secs(1);
+
+/// How long at most: then a time slice a minute is lost by looking whether the other is gone.
+const LONGEST_RETREAT: Duration = Duration::from_secs(64);
+
+/// How staying awake ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lingered {
+    /// With an event.
+    Came,
+    /// Without one.
+    Quiet,
+    /// Somebody else had the CPU for long.
+    Crowded,
+}
+
 /// Decides, by how it went before.
 #[derive(Debug)]
 pub struct Linger {
@@ -32,16 +58,29 @@ pub struct Linger {
     in_vain: u32,
     /// So many waits are left out.
     skip: u32,
+    /// All waits are left out until then.
+    retreat_until: Instant,
+    /// How long that was the last time; zero since the CPU was our own.
+    retreat: Duration,
 }
 
 impl Linger {
     /// Nothing is known yet.
     pub const fn new() -> Self {
-        Self { window: LINGER, in_vain: 0, skip: 0 }
+        Self {
+            window: LINGER,
+            in_vain: 0,
+            skip: 0,
+            retreat_until: Instant::from_nanos(0),
+            retreat: Duration::ZERO,
+        }
     }
 
     /// How long to stay awake this time, or not at all. With an `answer` on its way, for long.
-    pub const fn awake(&mut self, answer: bool) -> Option<Duration> {
+    pub fn awake(&mut self, answer: bool, now: Instant) -> Option<Duration> {
+        if now < self.retreat_until {
+            return None;
+        }
         let skip = self.skip;
         self.skip = skip.saturating_sub(1);
         match (skip, answer) {
@@ -53,17 +92,31 @@ impl Linger {
 
     /// An event came while it stayed awake.
     pub const fn came(&mut self) {
+        self.retreat = Duration::ZERO;
+        self.soon();
+    }
+
+    const fn soon(&mut self) {
         self.in_vain = 0;
         self.skip = 0;
+    }
+
+    /// While it stayed awake somebody else had the CPU for long.
+    pub fn crowded(&mut self, now: Instant) {
+        self.retreat = (self.retreat * 2).clamp(FIRST_RETREAT, LONGEST_RETREAT);
+        self.retreat_until = now.after(self.retreat);
     }
 
     /// It slept after all, and was woken so long after the request; `waited` says whether it
     /// had stayed awake before.
     pub fn slept(&mut self, waited: bool, after: Duration) {
+        if waited {
+            self.retreat = Duration::ZERO;
+        }
         if after <= LONGEST_LINGER {
             // A burst whose gaps are longer than the window: the next one fits.
             self.window = LONGEST_LINGER.min(self.window * 2);
-            self.came();
+            self.soon();
         } else {
             self.window = LINGER;
             if waited {
@@ -84,14 +137,16 @@ impl Default for Linger {
 
 #[cfg(test)]
 mod tests {
-    use super::{LINGER, LONGEST_LINGER, Linger};
+    use super::{FIRST_RETREAT, LINGER, LONGEST_LINGER, LONGEST_RETREAT, Linger};
     use core::time::Duration;
+    use pcidom_script::Instant;
 
     const LONG: Duration = Duration::from_millis(20);
+    const NOW: Instant = Instant::from_nanos(0);
 
     /// A request, and the next event so long after it; how long it stayed awake in vain.
     fn request(linger: &mut Linger, gap: Duration) -> Duration {
-        let awake = linger.awake(false);
+        let awake = linger.awake(false, NOW);
         if awake.is_some_and(|awake| gap <= awake) {
             linger.came();
             return Duration::ZERO;
@@ -135,7 +190,7 @@ mod tests {
             "each time twice as long, until it is enough"
         );
         assert_eq!(request(&mut linger, LONG), LONGEST_LINGER);
-        assert_eq!(linger.awake(false), Some(LINGER), "forgotten with the burst");
+        assert_eq!(linger.awake(false, NOW), Some(LINGER), "forgotten with the burst");
         linger.slept(true, LONG);
 
         let beyond = LONGEST_LINGER + Duration::from_micros(1);
@@ -145,6 +200,31 @@ mod tests {
 
     #[test]
     fn an_answer_is_waited_for_at_once_and_long() {
-        assert_eq!(Linger::new().awake(true), Some(LONGEST_LINGER));
+        assert_eq!(Linger::new().awake(true, NOW), Some(LONGEST_LINGER));
+    }
+
+    #[test]
+    fn beside_somebody_who_computes_it_sleeps_and_looks_again_less_and_less() {
+        let mut linger = Linger::new();
+        // A request each millisecond for ten minutes, and the CPU is never our own.
+        let (mut tries, mut now) = (0, NOW);
+        while now < NOW.after(Duration::from_secs(600)) {
+            if linger.awake(true, now).is_some() {
+                linger.crowded(now);
+                tries += 1;
+            } else {
+                linger.slept(false, LINGER);
+            }
+            now = now.after(Duration::from_millis(1));
+        }
+        // 1, 2, 4 s and so on up to 64 are 127 s in all; then one each 64.
+        assert_eq!(tries, 7 + (600 - 127_u64).div_ceil(LONGEST_RETREAT.as_secs()));
+        // The other is gone: with the first look that is over.
+        now = now.after(LONGEST_RETREAT);
+        assert!(linger.awake(false, now).is_some());
+        linger.came();
+        linger.crowded(now);
+        assert_eq!(linger.awake(false, now), None);
+        assert!(linger.awake(false, now.after(FIRST_RETREAT)).is_some());
     }
 }

@@ -14,6 +14,8 @@ pub const __HYPERVISOR_xen_version: usize = 17;
 pub const __HYPERVISOR_console_io: usize = 18;
 /// Hypercall: grants.
 pub const __HYPERVISOR_grant_table_op: usize = 20;
+/// Operations on a vCPU.
+pub const __HYPERVISOR_vcpu_op: usize = 24;
 /// Hypercall: scheduling.
 pub const __HYPERVISOR_sched_op: usize = 29;
 /// Hypercall: event channels.

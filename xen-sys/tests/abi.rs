@@ -10,12 +10,13 @@ use std::process::Command;
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// From `libxen-dev`, in an order that compiles.
-const HEADERS: [&str; 13] = [
+const HEADERS: [&str; 14] = [
     "stddef.h",
     "xen/xen.h",
     "xen/event_channel.h",
     "xen/grant_table.h",
     "xen/sched.h",
+    "xen/vcpu.h",
     "xen/physdev.h",
     "xen/version.h",
     "xen/elfnote.h",

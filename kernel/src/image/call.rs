@@ -5,8 +5,9 @@ use pcidom_kernel::XenError;
 use xen_sys::hypercall::{hypercall2, hypercall3};
 use xen_sys::{
     __HYPERVISOR_console_io, __HYPERVISOR_event_channel_op, __HYPERVISOR_grant_table_op,
-    __HYPERVISOR_physdev_op, __HYPERVISOR_sched_op, __HYPERVISOR_xen_version,
-    CONSOLEIO_write, SCHEDOP_yield,
+    __HYPERVISOR_physdev_op, __HYPERVISOR_sched_op, __HYPERVISOR_vcpu_op,
+    __HYPERVISOR_xen_version, CONSOLEIO_write, SCHEDOP_yield, VCPUOP_get_runstate_info,
+    vcpu_runstate_info,
 };
 
 /// A structure that a sub-operation of a hypercall takes.
@@ -71,6 +72,17 @@ pub(crate) fn call<A: Argument>(argument: &mut A) -> Result<(), XenError> {
 pub(crate) fn give_way() {
     // SAFETY: the operation has no argument and accesses no memory.
     let _ = unsafe { hypercall2::<__HYPERVISOR_sched_op>(SCHEDOP_yield, 0) };
+}
+
+/// Since when we have this CPU, by Xen's clock, in nanoseconds; `None` if Xen does not say.
+pub(crate) fn running_since() -> Option<u64> {
+    let mut info = vcpu_runstate_info::default();
+    let address = (&raw mut info).expose_provenance() as u64;
+    // SAFETY: the operation writes this structure for the vCPU with that number, our only one.
+    let result = unsafe {
+        hypercall3::<__HYPERVISOR_vcpu_op>(VCPUOP_get_runstate_info, 0, address)
+    };
+    errno(result).ok().map(|()| info.state_entry_time)
 }
 
 /// `HYPERVISOR_grant_table_op` on one structure.

@@ -7,6 +7,7 @@
 use core::time::Duration;
 
 use pcidom_kernel::XenError;
+use pcidom_kernel::linger::{CROWDED, Lingered};
 use pcidom_script::Instant;
 use pcidom_xenbus::{DomId, Port};
 use xen_sys::{
@@ -15,7 +16,7 @@ use xen_sys::{
     physdev_irq_status_query, sched_poll,
 };
 
-use super::call::{call, give_way};
+use super::call::{call, give_way, running_since};
 use super::shared;
 
 #[derive(Clone, Copy, Debug)]
@@ -147,15 +148,25 @@ impl Events {
         listened.any(|known| shared::is_pending(known.port.0))
     }
 
-    /// Looks for an event until `end`, awake but giving way to others; whether one came.
-    pub(crate) fn linger(&self, end: Instant) -> bool {
+    /// Looks for an event until `end`, awake but giving way to others.
+    pub(crate) fn linger(&self, end: Instant) -> Lingered {
+        let mut before = shared::now();
         while !self.is_any_pending() {
-            if shared::now() >= end {
-                return false;
+            if before >= end {
+                return Lingered::Quiet;
             }
             give_way();
+            let now = shared::now();
+            // A clock that has jumped alone proves nothing: an interrupt of Xen's, or an
+            // emulated CPU that had to wait itself.
+            if now.since(before) > CROWDED
+                && running_since().is_some_and(|since| since > before.as_nanos())
+            {
+                return Lingered::Crowded;
+            }
+            before = now;
         }
-        true
+        Lingered::Came
     }
 
     /// Waits until a port fires that is not masked, or until `deadline`. May return early.

@@ -7,7 +7,7 @@ use core::time::Duration;
 use log::LevelFilter;
 use pcidom_boot::info::StartInfo;
 use pcidom_boot::memory::AddressSpace;
-use pcidom_kernel::linger::Linger;
+use pcidom_kernel::linger::{Linger, Lingered};
 use pcidom_kernel::{Console, Event, HeapUse, Platform, XenError};
 use pcidom_script::Instant;
 use pcidom_xenbus::{DomId, GrantRef, Mfn, Port};
@@ -137,11 +137,16 @@ impl XenPlatform {
             return self.events.wait(deadline);
         }
         let start = self.now();
-        let awake = self.linger.awake(answer);
+        let awake = self.linger.awake(answer, start);
         if let Some(awake) = awake {
             let end = start.after(awake);
-            if self.events.linger(deadline.map_or(end, |deadline| deadline.min(end))) {
-                return self.linger.came();
+            match self.events.linger(deadline.map_or(end, |deadline| deadline.min(end))) {
+                Lingered::Came => return self.linger.came(),
+                Lingered::Crowded => {
+                    self.linger.crowded(self.now());
+                    return self.events.wait(deadline);
+                }
+                Lingered::Quiet => {}
             }
         }
         self.events.wait(deadline);
