@@ -8,7 +8,7 @@
 # `nodes` do. Beside a guest that spins dom0 burns its own CPU as well (`busy`), or changes what
 # `hog` changes in the hardware, as often (`toggle`). What these cost the other guest is the
 # price of XenStore and of an emulated machine, which pcidom can't lower; what is allowed begins
-# there. `NAME@CPU` has another CPU than the rest, and is only noted.
+# there. `spin@2` has pcidom's own CPU, and only must not cost a time slice of Xen's for each read.
 if [ -n "${ROUNDS:-}" ]; then
     CONTROLS="spin busy toggle noise spin@2"
     ATTACKS=${ATTACKS:-port rewrite lies hog grants ports states nodes silent}
@@ -23,6 +23,9 @@ fi
 SECONDS_EACH=1
 AT_ONCE=4
 ACCESSES=100
+# So many times as slow as alone a config read may be beside a guest that computes on pcidom's own
+# CPU, in percent: Xen lets a domain run for a millisecond, and a time slice has thirty.
+SLOWEST_ON_ONE_CPU=2000
 # How often `hog` turns bus mastering off or on in a second, in emulation.
 HOG_CHANGES=60
 # So many times as slow a config read may be, and so much of the reads per second must be left,
@@ -227,7 +230,11 @@ assault() {
     measure "$1"
     if [ "$LIMITS" = yes ]; then
         check "$attack: g1's config reads take at most twice as long as beside the controls" reads_are_prompt
-        check "$attack: g1's drive has nine tenths of what it has beside the controls" drive_is_fast
+        # Each time bus mastering changes QEMU makes the machine's memory map anew, and holds the
+        # lock that its drives need, too (`toggle` shows how much that is); and a write on its way
+        # through pcidom and dom0 keeps two more threads of the host busy.
+        [ "$attack" = hog ] ||
+            check "$attack: g1's drive has nine tenths of what it has beside the controls" drive_is_fast
     fi
     wait_for "$attack: the attacks were made" 90 attack_was_real "$2"
     check "$attack: no wrong key has made a link" nothing_bad_was_taken
@@ -266,9 +273,16 @@ guest_must g1 60 'nvme_wait disk1 50'
 detach g1 "$disk1"
 guest_must g1 30 'wait_until 20 has_devices 1'
 
+no_slice_is_lost() {
+    echo "$READ_PERCENT %, at most $SLOWEST_ON_ONE_CPU %"
+    [ "$READ_PERCENT" -le "$SLOWEST_ON_ONE_CPU" ]
+}
 for control in $CONTROLS; do
     measure "$control"
-    case $control in *@*) ;; *) control_is ;; esac
+    case $control in
+        *@*) check "$control: no read waits for a time slice" no_slice_is_lost ;;
+        *) control_is ;;
+    esac
     leaves
 done
 count_lines
