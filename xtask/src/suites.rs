@@ -110,20 +110,25 @@ fn run_scenarios(
     };
     if !together {
         for (suite, bed) in ready.beds {
-            tally.add(run_suite(&alone, suite, bed, scenarios));
+            tally.add(run_suite(&alone, suite, bed, scenarios.iter()));
         }
         return;
     }
     thread::scope(|scope| {
         let alone = &alone;
-        let run = |(suite, bed)| {
+        let run = |(number, (suite, bed)): (usize, (_, Result<Bed>))| {
             let lane = move || {
                 progress::lane(suite);
-                run_suite(alone, suite, bed, scenarios)
+                // The same scenario twice at a time would be busy at the same moments.
+                if number.is_multiple_of(2) {
+                    run_suite(alone, suite, bed, scenarios.iter())
+                } else {
+                    run_suite(alone, suite, bed, scenarios.iter().rev())
+                }
             };
             (suite, scope.spawn(lane))
         };
-        let lanes: Vec<_> = ready.beds.into_iter().map(run).collect();
+        let lanes: Vec<_> = ready.beds.into_iter().enumerate().map(run).collect();
         for (suite, lane) in lanes {
             match lane.join() {
                 Ok(of_suite) => tally.add(of_suite),
@@ -133,11 +138,11 @@ fn run_scenarios(
     });
 }
 
-fn run_suite(
+fn run_suite<'a>(
     alone: &Alone,
     suite: &str,
     bed: Result<Bed>,
-    scenarios: &[Scenario],
+    scenarios: impl Iterator<Item = &'a Scenario>,
 ) -> Tally {
     let mut tally = Tally::default();
     let Some(bed) = tally.step(&format!("bed, {suite}"), || bed) else {
