@@ -30,7 +30,7 @@ enum Command {
         /// One Debian release only: `bookworm` (Xen 4.17) or `trixie` (Xen 4.20).
         #[arg(long)]
         suite: Option<String>,
-        /// Both releases at the same time, each on a CPU of the host.
+        /// Both releases at the same time: faster, but what is about deadlines may fail.
         #[arg(long)]
         together: bool,
         /// Run only these scenarios (and no host checks).

@@ -94,7 +94,8 @@ fn make_ready<'a>(
 }
 
 /// A scenario keeps one of the host's CPUs busy, mostly, since in it one thing waits for another.
-/// So two suites together take much less time than one after the other.
+/// So two suites together take much less time than one after the other. But who wakes up then waits
+/// for a CPU of the host, and a chain of such waits may miss a deadline of the product.
 fn run_scenarios(
     ready: Ready<'_>,
     scenarios: &[Scenario],
