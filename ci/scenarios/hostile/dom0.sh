@@ -2,7 +2,7 @@
 
 # Without ROUNDS a short slice: one guest that goes through all attacks, and nothing is asked of
 # the other's speed, which depends on what else the host has to do. With ROUNDS each attack by
-# itself, so many rounds of each; 3 rounds take about five minutes.
+# itself, so many rounds of each; 3 rounds take about six minutes.
 #
 # A control attacks nobody: `spin` burns its CPU, `noise` makes XenStore as busy as `states` and
 # `nodes` do. Beside a guest that spins dom0 burns its own CPU as well (`busy`), or changes what

@@ -60,11 +60,11 @@ pub(crate) fn run(
     let start = Instant::now();
     let (mut machine, console) = Machine::start(qemu)?;
     let (process, nice) = (machine.id(), scenario.nice.clone());
+    let (wrong, mistakes) = mpsc::channel();
     let when_it_runs = move || {
-        for nice in nice {
-            if let Err(error) = nice.apply(process) {
-                progress::say(format_args!("{error:#}"));
-            }
+        for error in nice.into_iter().filter_map(|nice| nice.apply(process).err()) {
+            // Who would read it has gone only with the run.
+            wrong.send(error).ok();
         }
     };
     let mut watch = Watch {
@@ -92,6 +92,12 @@ pub(crate) fn run(
         progress::line(format_args!("    {}", watch.why));
     }
     drop(machine);
+    // What was measured on another machine than was asked for has not passed.
+    if let Ok(error) = mistakes.try_recv() {
+        watch.why = format!("{error:#}");
+        progress::line(format_args!("    FAILED: {}", watch.why));
+        verdict = Verdict::Failure;
+    }
     fs::remove_file(&files.initramfs).ok();
     let logs = folder.join("files");
     match unpack(&files.results, &logs) {
