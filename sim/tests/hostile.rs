@@ -182,7 +182,7 @@ fn a_guest_that_keeps_the_link_to_dom0_busy_gets_its_turn_and_no_more() {
 
 #[test]
 fn a_guests_writes_to_the_hardware_are_a_burst_and_then_one_a_millisecond() {
-    /// kernel/src/machine/share.rs.
+    /// kernel/src/machine/pace.rs.
     const BURST: u64 = 4096;
     const A_SECOND: u64 = 1000;
     const SECONDS: u64 = 20;

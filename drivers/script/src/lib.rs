@@ -22,6 +22,7 @@
 
 extern crate alloc;
 
+mod pace;
 mod time;
 
 use alloc::boxed::Box;
@@ -32,6 +33,7 @@ use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll, Waker};
 
+pub use pace::Pace;
 pub use time::Instant;
 
 /// Where a script leaves its question and finds its answer. One of each at most.

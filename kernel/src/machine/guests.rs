@@ -9,7 +9,7 @@ use pciback::serve::Action;
 use pciback::vbus::Placing;
 use pciback::{LeaseError, Server, VirtualFunction};
 use pcidom_pci::Sbdf;
-use pcidom_script::Instant;
+use pcidom_script::{Instant, Pace};
 use pcidom_xenbus::store::StoreError;
 use pcidom_xenbus::{DomId, Port};
 use vecmap::map::Entry;
@@ -18,9 +18,8 @@ use super::Machine;
 use super::bus::Customer;
 use super::chain::{Chain, LinkDone, LinkId, LinkJob};
 use super::jobs;
-use super::share::Share;
+use super::pace;
 use super::storm::Storm;
-use super::talk::Talk;
 use super::trace::{Op, Trace};
 use super::waits::Waits;
 use crate::platform::Platform;
@@ -35,13 +34,13 @@ pub(super) struct Guest<P: Platform> {
     chain: Chain,
     storm: Storm,
     /// What it may write that reaches hardware.
-    pub(super) share: Share,
+    pub(super) writes: Pace,
     /// How long its lease requests took.
     pub(super) waits: Waits,
     /// Why the last enable of an interrupt failed, for `status`.
     pub(super) trouble: Option<String>,
     /// What it may cause to be logged.
-    talk: Talk,
+    lines: Pace,
 }
 
 impl<P: Platform> Guest<P> {
@@ -62,10 +61,10 @@ impl<P: Platform> Machine<P> {
                 port: None,
                 chain: Chain::new(LinkId::Guest(guest)),
                 storm: Storm::default(),
-                share: Share::default(),
+                writes: pace::of_writes(),
                 waits: Waits::default(),
                 trouble: None,
-                talk: Talk::new(platform.now()),
+                lines: pace::of_lines(),
             });
             self.store.run(move |store| jobs::watch_guest(store, guest));
         }
@@ -215,7 +214,7 @@ impl<P: Platform> Machine<P> {
                 let text = format!("{device}: {trouble}");
                 // The same reason again is no news.
                 if guest.trouble.as_ref() != Some(&text) {
-                    if guest.talk.may(now) {
+                    if guest.lines.may(now) {
                         log::warn!("domain {id}: {text}");
                     }
                     guest.trouble = Some(text);
@@ -228,7 +227,7 @@ impl<P: Platform> Machine<P> {
     }
 
     fn may_log(&mut self, guest: DomId, now: Instant) -> bool {
-        self.guests.get_mut(&guest).is_none_or(|known| known.talk.may(now))
+        self.guests.get_mut(&guest).is_none_or(|known| known.lines.may(now))
     }
 
     fn guest_event(&mut self, guest: DomId, event: link::Event, platform: &mut P) {

@@ -8,7 +8,7 @@
 //! | `tasks` | scans and resets of pool devices |
 //! | `loans`, `leases`, `waits` | what the daemon orders, pirqs asked of it, how long that took |
 //! | `resets` | which way a device is reset, and which rules forbid it |
-//! | `guests`, `storm`, `share`, `talk` | the backend of each guest, and what it may cost |
+//! | `guests`, `storm`, `pace` | the backend of each guest, and what it may cost |
 //! | `chain`, `jobs` | XenStore work |
 //! | `backoff` | when to try again |
 //! | `room` | memory given back when nobody needs it |
@@ -26,13 +26,12 @@ mod jobs;
 mod leases;
 mod loans;
 mod monitor;
+mod pace;
 mod report;
 mod resets;
 mod room;
-mod share;
 mod stop;
 mod storm;
-mod talk;
 mod tasks;
 pub mod trace;
 mod waits;
@@ -334,7 +333,8 @@ impl<P: Platform> Machine<P> {
             } else {
                 None
             };
-            let not_before = writer.and_then(|known| known.share.write(now));
+            let at = writer.map(|known| known.writes.book(now));
+            let not_before = at.filter(|at| *at > now);
             self.access(customer, device, access, now, not_before);
         }
     }

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use pcidom_script::Instant;
+use pcidom_script::{Instant, Pace};
 
-use super::pace::Pace;
+use super::pace;
 use super::paths;
 use super::watch::Token;
 use crate::store::Fired;
@@ -28,7 +28,7 @@ impl Ears {
         let token = Token::parse(&fired.token);
         let Some(token @ (Token::Said(_) | Token::Link(_))) = token else { return true };
         let ear = self.0.entry(token);
-        let ear = ear.or_insert_with(|| Ear { pace: Pace::of_looks(), at: None });
+        let ear = ear.or_insert_with(|| Ear { pace: pace::of_looks(), at: None });
         if ear.at.is_none() {
             ear.at = ear.pace.take(now).err();
         }

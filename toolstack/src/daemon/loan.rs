@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use pcidom_loan::{Generation, LoanId, LoanReport, Outcome};
 use pcidom_pci::Sbdf;
-use pcidom_script::Instant;
+use pcidom_script::{Instant, Pace};
 use pcidom_xenbus::{DomId, XenbusState};
 
 use super::leases::Leases;
-use super::pace::Pace;
+use super::pace;
 use super::terms::NoPort;
 use super::{Client, Daemon, Env, Failure, Owner, Record, Stage, paths};
 use crate::host::DeviceFacts;
@@ -123,10 +123,10 @@ impl Loan {
             failure: None,
             reach: Vec::new(),
             no_port: None,
-            requests: Pace::of_requests(),
+            requests: pace::of_requests(),
             serve_at: None,
-            lines: Pace::of_lines(),
-            vector_lines: Pace::of_vector_lines(),
+            lines: pace::of_lines(),
+            vector_lines: pace::of_vector_lines(),
         }
     }
 

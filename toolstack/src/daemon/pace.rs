@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use pcidom_script::Instant;
+use pcidom_script::Pace;
 
 /// Lease requests of one loan that are served as fast as they come. A driver that starts takes
 /// four, so nobody who reloads one by hand ever meets the pause.
@@ -30,108 +30,38 @@ pub(super) const VECTOR_LINE_BURST: u32 = 1024;
 /// One more line each time this has passed: 86,400 a day are a few MiB.
 pub(super) const LINE_PAUSE: Duration = Duration::from_secs(1);
 
-/// What somebody has left.
-#[derive(Clone, Debug)]
-pub(super) struct Pace {
-    burst: u32,
-    pause: Duration,
-    left: u32,
-    /// Up to when that which time gives has been counted.
-    counted: Instant,
+/// For requests of a loan.
+pub(super) const fn of_requests() -> Pace {
+    Pace::new(REQUEST_BURST, REQUEST_PAUSE)
 }
 
-impl Pace {
-    /// For requests of a loan.
-    pub(super) fn of_requests() -> Self {
-        Self::new(REQUEST_BURST, REQUEST_PAUSE)
-    }
+/// For changes in nodes that a domain writes.
+pub(super) const fn of_looks() -> Pace {
+    Pace::new(LOOK_BURST, LOOK_PAUSE)
+}
 
-    /// For changes in nodes that a domain writes.
-    pub(super) fn of_looks() -> Self {
-        Self::new(LOOK_BURST, LOOK_PAUSE)
-    }
+/// For lines of the log.
+pub(super) const fn of_lines() -> Pace {
+    Pace::new(LINE_BURST, LINE_PAUSE)
+}
 
-    /// For lines of the log.
-    pub(super) fn of_lines() -> Self {
-        Self::new(LINE_BURST, LINE_PAUSE)
-    }
-
-    /// For lines of the log that tell of vectors.
-    pub(super) fn of_vector_lines() -> Self {
-        Self::new(VECTOR_LINE_BURST, LINE_PAUSE)
-    }
-
-    /// Whether all that was taken is there again.
-    pub(super) fn is_full(&mut self, now: Instant) -> bool {
-        self.refill(now);
-        self.left == self.burst
-    }
-
-    fn new(burst: u32, pause: Duration) -> Self {
-        Self { burst, pause, left: burst, counted: Instant::default() }
-    }
-
-    /// Takes one, or says when there is one again.
-    pub(super) fn take(&mut self, now: Instant) -> Result<(), Instant> {
-        self.refill(now);
-        match self.left.checked_sub(1) {
-            Some(left) => {
-                self.left = left;
-                Ok(())
-            }
-            None => Err(self.counted.after(self.pause)),
-        }
-    }
-
-    fn refill(&mut self, now: Instant) {
-        while self.left < self.burst && self.counted.after(self.pause) <= now {
-            self.counted = self.counted.after(self.pause);
-            self.left += 1;
-        }
-        if self.left == self.burst {
-            self.counted = now;
-        }
-    }
-
-    /// Whether a line may be logged, which then counts.
-    pub(super) fn may(&mut self, now: Instant) -> bool {
-        self.take(now).is_ok()
-    }
+/// For lines of the log that tell of vectors.
+pub(super) const fn of_vector_lines() -> Pace {
+    Pace::new(VECTOR_LINE_BURST, LINE_PAUSE)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{LINE_BURST, Pace, REQUEST_BURST, REQUEST_PAUSE};
+    use super::{LINE_BURST, of_lines};
     use pcidom_script::Instant;
     use std::time::Duration;
 
     #[test]
-    fn a_burst_is_free_and_then_time_alone_gives_more() {
-        let mut pace = Pace::of_requests();
-        let start = Instant::from_nanos(5_000_000_000);
-        for _ in 0..REQUEST_BURST {
-            assert_eq!(pace.take(start), Ok(()));
-        }
-        assert_eq!(pace.take(start), Err(start.after(REQUEST_PAUSE)));
-        let soon = start.after(REQUEST_PAUSE);
-        assert_eq!(pace.take(soon), Ok(()));
-        assert_eq!(pace.take(soon), Err(soon.after(REQUEST_PAUSE)));
-    }
-
-    #[test]
     fn a_flood_of_a_hundred_seconds_is_a_burst_and_a_line_a_second() {
-        let mut pace = Pace::of_lines();
+        let mut pace = of_lines();
         let times =
             (0..10_000).map(|n| Instant::default().after(Duration::from_millis(n * 10)));
         let lines = times.filter(|now| pace.may(*now)).count();
         assert_eq!(lines, LINE_BURST as usize + 99);
-    }
-
-    #[test]
-    fn a_long_silence_gives_no_more_than_a_burst() {
-        let mut pace = Pace::of_lines();
-        assert!(pace.may(Instant::default()));
-        let later = Instant::default().after(Duration::from_secs(1_000_000));
-        assert_eq!((0..1000).filter(|_| pace.may(later)).count(), LINE_BURST as usize);
     }
 }

@@ -6,10 +6,11 @@ use pcidom_loan::{
     ConfigFrame, LoanId, NodeName, PROTOCOL, QUARANTINED, READY, STOPPING,
 };
 use pcidom_pci::Sbdf;
+use pcidom_script::Pace;
 use pcidom_xenbus::{DomId, XenbusState};
 
 use super::loan::Loan;
-use super::pace::Pace;
+use super::pace;
 use super::rights::{self, Taking};
 use super::unfit::Again;
 use super::{Daemon, Env, Failure, Stage, ecam, paths, version};
@@ -163,7 +164,7 @@ impl Daemon {
             foreign: None,
             stopping: false,
             pool: BTreeMap::new(),
-            lines: Pace::of_lines(),
+            lines: pace::of_lines(),
         };
         self.pcidoms.insert(domain, pcidom);
         self.watch_pcidom(env, domain, true)?;
