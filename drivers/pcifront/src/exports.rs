@@ -66,6 +66,13 @@ pub fn fill_gaps<'a>(exports: &mut Vec<Export>, known: impl Iterator<Item = &'a 
     }
 }
 
+/// Whether the backend directory's node of this name is one that is asked for here; there are
+/// twice as many, and each would be a trip to XenStore.
+pub fn is_read(name: &str) -> bool {
+    let of_entry = name.rsplit_once('-').map(|(kind, _)| kind);
+    name == "num_devs" || matches!(of_entry, Some("dev" | "vdev" | "state"))
+}
+
 /// Reads a backend directory; `get` has the values of its nodes, all read in one
 /// transaction.
 ///

@@ -123,16 +123,17 @@ impl Store {
         self.ask(Kind::Unwatch, &parts).map(gone)
     }
 
-    /// Reads all values directly below `path` in one transaction. No more than `limit`
-    /// are read, since the peer may own the directory.
+    /// Reads the values directly below `path` whose names are `wanted`, in one transaction. No
+    /// more than `limit` are read, since the peer may own the directory.
     pub async fn snapshot(
         &self,
         path: &str,
+        wanted: fn(&str) -> bool,
         limit: usize,
     ) -> Result<Snapshot, StoreError> {
         for _ in 0..MAX_TRIES {
             let inside = self.begin().await?;
-            let result = inside.read_all(path, limit).await;
+            let result = inside.read_all(path, wanted, limit).await;
             match (inside.end(result.is_ok()).await, result) {
                 (Ok(()), result) => return result,
                 (Err(StoreError::Again), _) => {}
@@ -172,9 +173,15 @@ impl Store {
         Err(StoreError::Again)
     }
 
-    async fn read_all(&self, path: &str, limit: usize) -> Result<Snapshot, StoreError> {
+    async fn read_all(
+        &self,
+        path: &str,
+        wanted: fn(&str) -> bool,
+        limit: usize,
+    ) -> Result<Snapshot, StoreError> {
         let mut values = Snapshot::new();
-        for name in self.directory(path).await?.into_iter().take(limit) {
+        let names = self.directory(path).await?.into_iter();
+        for name in names.filter(|name| wanted(name)).take(limit) {
             if let Some(value) =
                 self.find(&format_args!("{path}/{name}").to_string()).await?
             {

@@ -8,9 +8,11 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use pciback::link::BackEntries;
 use pcidom_xenbus::client::Client;
 use pcidom_xenbus::store::{Snapshot, Store, StoreError};
 use pcidom_xenbus::{DomId, XenbusState};
+use pcifront::exports;
 
 use super::jobs::Done;
 
@@ -34,7 +36,7 @@ pub(super) enum LinkJob {
     Open { details: Vec<(String, String)>, state: (String, String) },
     /// Read some keys of a directory; what is not there is left out.
     ReadKeys { dir: String, keys: &'static [&'static str] },
-    /// Read a whole directory in one transaction.
+    /// Read a back directory in one transaction: what of it means something to us.
     ReadDir { dir: String, limit: usize },
 }
 
@@ -52,7 +54,7 @@ pub(super) enum LinkDone {
 }
 
 impl LinkJob {
-    async fn run(self, store: Store) -> LinkDone {
+    async fn run(self, link: LinkId, store: Store) -> LinkDone {
         match self {
             Self::SetState { dir, state } => {
                 LinkDone::Wrote(set_state(&store, &dir, state).await)
@@ -76,7 +78,11 @@ impl LinkJob {
                 LinkDone::Keys(dir, found)
             }
             Self::ReadDir { dir, limit } => {
-                LinkDone::Dir(store.snapshot(&dir, limit).await.ok())
+                let wanted = match link {
+                    LinkId::Dom0 => exports::is_read,
+                    LinkId::Guest(_) => BackEntries::is_read,
+                };
+                LinkDone::Dir(store.snapshot(&dir, wanted, limit).await.ok())
             }
         }
     }
@@ -129,7 +135,7 @@ impl Chain {
         let Some(job) = self.queue.pop_front() else { return };
         self.busy = true;
         let link = self.link;
-        store.run(async move |store| Done::Link(link, job.run(store).await));
+        store.run(async move |store| Done::Link(link, job.run(link, store).await));
     }
 }
 

@@ -174,7 +174,8 @@ impl Back {
 
 /// Reads which devices the daemon has quarantined.
 pub(super) async fn pool(store: Store) -> Done {
-    let nodes = store.snapshot(&format!("{CONTROL_DIR}/pool"), MAX_BACK_NODES).await;
+    let path = format!("{CONTROL_DIR}/pool");
+    let nodes = store.snapshot(&path, |_| true, MAX_BACK_NODES).await;
     let quarantined =
         nodes.unwrap_or_default().into_iter().filter_map(|(name, value)| {
             NodeName::parse(&name).filter(|_| value == QUARANTINED).map(|name| name.0)
@@ -184,7 +185,8 @@ pub(super) async fn pool(store: Store) -> Done {
 
 /// Reads which config space pages we may map.
 pub(super) async fn ecam(store: Store) -> Done {
-    let nodes = store.snapshot(&format!("{CONTROL_DIR}/ecam"), MAX_BACK_NODES).await;
+    let path = format!("{CONTROL_DIR}/ecam");
+    let nodes = store.snapshot(&path, |_| true, MAX_BACK_NODES).await;
     let frames = nodes.unwrap_or_default().into_iter().filter_map(|(name, value)| {
         let ConfigFrame(frame) = ConfigFrame::parse(&value)?;
         NodeName::parse(&name).map(|name| (name.0, Mfn(frame)))
@@ -199,7 +201,8 @@ pub(super) async fn orders(store: Store) -> Done {
     let spoken = store.read(&format!("{CONTROL_DIR}/protocol")).await.ok();
     let foreign = spoken.filter(|spoken| spoken != PROTOCOL);
     let limit = pcidom_loan::MAX_LOANS.into();
-    let nodes = store.snapshot(&format!("{CONTROL_DIR}/loans"), limit).await;
+    let path = format!("{CONTROL_DIR}/loans");
+    let nodes = store.snapshot(&path, |_| true, limit).await;
     let orders = nodes.unwrap_or_default().into_iter().filter_map(|(name, value)| {
         let order =
             value.parse().inspect_err(|error| log::error!("order {name}: {error}"));

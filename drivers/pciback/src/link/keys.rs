@@ -86,18 +86,20 @@ impl BackEntries {
         }
     }
 
-    /// The keys to read, once `num_devs` is known.
-    pub fn keys(num_devs: u32) -> Vec<String> {
-        let entries = 0..num_devs.min(MAX_ENTRIES);
-        let of_entry = entries.flat_map(|n| {
-            ["dev", "state", "vdev"].map(|name| alloc::format!("{name}-{n}"))
-        });
-        ["state", "num_devs"].map(String::from).into_iter().chain(of_entry).collect()
+    /// Whether the directory's node of this name is one that [`BackEntries::parse`] asks for;
+    /// there are three times as many, and each would be a trip to XenStore.
+    pub fn is_read(name: &str) -> bool {
+        let of_entry = name.rsplit_once('-').map(|(kind, _)| kind);
+        matches!(name, "state" | "num_devs")
+            || matches!(of_entry, Some("dev" | "state" | "vdev"))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::collections::BTreeSet;
+
     use super::{BackEntries, MAX_ENTRIES};
 
     #[test]
@@ -108,9 +110,25 @@ mod tests {
         {
             let get = |key: &str| (key == "num_devs").then_some(count);
             assert_eq!(BackEntries::parse(get).entries.len(), read);
-            assert_eq!(BackEntries::keys(count.parse().unwrap()).len(), 2 + 3 * read);
         }
         let get = |key: &str| (key == "num_devs").then_some("-1");
         assert_eq!(BackEntries::parse(get).entries, []);
+    }
+
+    #[test]
+    fn what_is_asked_for_is_read_and_nothing_else() {
+        let mut asked = BTreeSet::new();
+        {
+            let asked = RefCell::new(&mut asked);
+            BackEntries::parse(|key| {
+                asked.borrow_mut().insert(key.to_owned());
+                (key == "num_devs").then_some("12")
+            });
+        }
+        assert_eq!(asked.len(), 2 + 3 * 12);
+        assert!(asked.iter().all(|key| BackEntries::is_read(key)));
+        for other in ["domain", "frontend-id", "key-0", "opts-0", "root-0", "root_num"] {
+            assert!(!asked.contains(other) && !BackEntries::is_read(other), "{other}");
+        }
     }
 }

@@ -1,9 +1,10 @@
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pcidom_pci::VirtualBdf;
 use pcidom_xenbus::XenbusState;
 
-use crate::exports::{Export, MAX_EXPORTS, fill_gaps, is_torn, parse_exports};
+use crate::exports::{Export, MAX_EXPORTS, fill_gaps, is_read, is_torn, parse_exports};
 
 fn parse_map(entries: &BTreeMap<String, String>) -> Vec<Export> {
     parse_exports(|key| entries.get(key).map(String::as_str))
@@ -44,6 +45,26 @@ fn a_directory_of_libxl_and_pciback_is_understood() {
     };
     assert_eq!(exports, [first, second]);
     assert!(first.is_usable() && !second.is_usable());
+}
+
+#[test]
+fn what_is_asked_for_is_read_and_nothing_else() {
+    let asked = RefCell::new(BTreeSet::new());
+    let get = |key: &str| {
+        asked.borrow_mut().insert(key.to_owned());
+        match key {
+            "num_devs" => Some("12"),
+            _ => key.starts_with("dev-").then_some("01:00.0"),
+        }
+    };
+    parse_exports(get);
+    is_torn(get);
+    let asked = asked.into_inner();
+    assert!(asked.contains("vdev-0") && asked.contains("dev-11"), "{asked:?}");
+    assert!(asked.iter().all(|key| is_read(key)));
+    for other in ["domain", "frontend-id", "key-0", "opts-0", "root-0", "root_num"] {
+        assert!(!asked.contains(other) && !is_read(other), "{other}");
+    }
 }
 
 #[test]
