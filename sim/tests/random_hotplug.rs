@@ -168,11 +168,11 @@ impl Play {
     }
 
     /// All replies came; each device goes back, and nothing is left.
-    fn end(&mut self) {
+    fn end(&mut self, seed: u64) {
         for guest in &self.guests {
             let late =
                 guest.borrow().state().ops.iter().filter(|op| op.timed_out).count();
-            assert_eq!(late, 0, "operations of {}", guest.borrow().domain_id());
+            assert_eq!(late, 0, "seed {seed}: {}", guest.borrow().domain_id());
         }
         let owners = self.scene.devices.clone().into_iter().filter_map(|device| {
             let owner = self.scene.world.xen().owner(device)?;
@@ -218,7 +218,7 @@ fn after_200_random_sequences_guests_xen_and_xenstore_agree_and_nothing_is_left(
             assert_eq!(reply, client);
         }
         lent += play.agree();
-        play.end();
+        play.end(seed);
     }
     // It was worth while: most ends find something lent, and much was done.
     assert!(lent > 200 && replied > 1_000, "{lent} lent at the end, {replied} done");

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::bed::{BACK, Bed, FRONT, G, device};
+use super::reset::say;
 use crate::verb::{Bdf, Verb, Wish};
 
 fn attach(bed: &mut Bed, number: u8) {
@@ -90,8 +91,11 @@ fn a_driver_that_has_let_go_at_the_last_moment_is_not_asked_to_keep_the_device()
         bed.detach("g1", 1, false);
         bed.set(&format!("{end}/state"), state);
         bed.pass(10);
-        bed.done();
         assert!(!bed.lent_to(G, 1));
+        // The link stays while the guest may still look at its bus, and no longer than this.
+        assert_eq!(bed.daemon.next_reply(), None);
+        bed.pass(10);
+        bed.done();
         bed.assert_clean();
     }
 }
@@ -115,4 +119,42 @@ fn a_guest_that_comes_while_its_device_is_taken_is_told() {
     bed.settle();
     bed.done();
     bed.assert_clean();
+}
+
+#[test]
+fn a_link_goes_when_its_guest_is_through_with_another_change() {
+    for answers in [true, false] {
+        let mut bed = Bed::lent();
+        bed.attach("g1", 2);
+        bed.done();
+        (bed.guests_answer, bed.pcidom_serves) = (false, false);
+        let step = |bed: &mut Bed, key: &str, value: &str| {
+            bed.set(&format!("{BACK}/{key}"), value);
+            bed.settle();
+        };
+        // The first is detached, which takes a while; meanwhile the second is lost.
+        bed.detach("g1", 1, false);
+        step(&mut bed, "state-0", "6");
+        step(&mut bed, "state", "8");
+        step(&mut bed, "state", "4");
+        assert!(!bed.lent_to(G, 1));
+        bed.detach("g1", 2, true);
+        say(&mut bed, 1, "returned flr");
+        assert_eq!(back(&bed, "state"), Some("7".into()));
+        step(&mut bed, "state-1", "6");
+        step(&mut bed, "state", "8");
+        bed.done();
+        // The guest looks at its bus now.
+        say(&mut bed, 0, "returned flr");
+        assert_eq!(bed.daemon.next_reply(), None);
+        assert_eq!(back(&bed, "state"), Some("8".into()));
+        if answers {
+            step(&mut bed, "state", "4");
+        } else {
+            bed.pass(10);
+        }
+        bed.done();
+        assert_eq!(back(&bed, "state"), None);
+        bed.assert_clean();
+    }
 }
