@@ -409,7 +409,8 @@ impl Daemon {
         let exported = XenbusState::parse(exported.as_deref());
         let done = |text: String| Ok(Some(Reply::Done { text }));
         let front = state(env.store, &paths::front(record.guest()))?;
-        let paused = env.xen.domain(record.guest())?.is_some_and(|info| info.paused);
+        let paused = front == XenbusState::Initialising
+            && env.xen.domain(record.guest())?.is_some_and(|info| info.paused);
         let late = loan.lent_at.after(loan.connect_wait);
         let seconds = loan.connect_wait.as_secs();
         let not_yet = |why| format!("{device} is lent, but {guest} {why}");

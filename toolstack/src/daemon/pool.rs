@@ -385,14 +385,20 @@ impl Daemon {
         let ecam_node = paths::ecam_node(domain, device);
         env.store.transaction(&mut |nodes| {
             let at_home = nodes.read(&paths::vm(domain))?.as_ref() == Some(&vm);
-            match frame.filter(|_| at_home).map(ConfigFrame) {
-                Some(frame) => nodes.write(&ecam_node, &frame.to_string())?,
-                None => nodes.remove(&ecam_node)?,
+            let frame =
+                frame.filter(|_| at_home).map(|frame| ConfigFrame(frame).to_string());
+            let standing = (quarantined && at_home).then_some(QUARANTINED);
+            for (node, value) in [(&ecam_node, frame.as_deref()), (&pool_node, standing)]
+            {
+                // To change nothing would have pcidom read all of its pool again.
+                if nodes.read(node)?.as_deref() != value {
+                    match value {
+                        Some(value) => nodes.write(node, value)?,
+                        None => nodes.remove(node)?,
+                    }
+                }
             }
-            match quarantined && at_home {
-                true => nodes.write(&pool_node, QUARANTINED),
-                false => nodes.remove(&pool_node),
-            }
+            Ok(())
         })?;
         if let Some(before) = before.filter(|_| frame.is_none()) {
             ecam::close(env, domain, device, before);

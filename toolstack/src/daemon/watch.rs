@@ -1,9 +1,9 @@
 //! Which nodes the daemon watches, and where it looks when one has changed.
 
 use pcidom_loan::LoanId;
-use pcidom_xenbus::DomId;
+use pcidom_xenbus::{DomId, XenbusState};
 
-use super::{Daemon, Env, Failure, Record, paths};
+use super::{Daemon, Env, Failure, Loan, Record, Stage, paths};
 use crate::store::Fired;
 
 /// What a watch is for; its text is the watch's token.
@@ -133,7 +133,7 @@ impl Daemon {
             env.store.watch(&path, &token)?;
             return Ok(());
         }
-        let others = |loan: &super::Loan| {
+        let others = |loan: &Loan| {
             loan.record.generation != record.generation
                 && loan.record.owner.is_some()
                 && loan.record.owner() == owner
@@ -159,7 +159,9 @@ impl Daemon {
             Some(Token::Pool(pcidom)) => self.pool_changed(env, pcidom, &fired.path)?,
             Some(Token::Said(pcidom)) => self.listen(env, pcidom, &fired.path)?,
             Some(Token::Link(guest)) => {
-                self.advance_all(env, |loan| loan.record.guest() == guest);
+                if self.is_news(env, guest, &fired.path)? {
+                    self.advance_all(env, |loan| loan.record.guest() == guest);
+                }
             }
             Some(Token::Owner(owner)) => {
                 self.advance_all(env, |loan| loan.record.owner() == owner);
@@ -167,6 +169,41 @@ impl Daemon {
             None => log::debug!("a watch of an earlier daemon: {}", fired.token),
         }
         Ok(())
+    }
+
+    /// Whether a change of a guest's link can be what one of its loans waits for. While a guest
+    /// connects, a dozen nodes are written, and each look takes time of the CPU that it may be
+    /// waiting for.
+    fn is_news(
+        &self,
+        env: &mut Env<'_>,
+        guest: DomId,
+        path: &str,
+    ) -> Result<bool, Failure> {
+        let of_guest = |loan: &&Loan| loan.record.guest() == guest;
+        let mut loans = self.loans.values().filter(of_guest);
+        let Some(first) = loans.next() else { return Ok(false) };
+        let back = paths::back(first.record.pcidom(), guest);
+        let name = path.strip_prefix(&back).and_then(|rest| rest.strip_prefix('/'));
+        if name.is_some_and(|name| name != "state" && !name.starts_with("state-")) {
+            // The address that the guest sees, and the like.
+            return Ok(false);
+        }
+        let front = format!("{}/state", paths::front(guest));
+        let is_state = name == Some("state") || path == front;
+        if !is_state || first.record.stage != Stage::Lent {
+            return Ok(true);
+        }
+        if loans.any(|loan| loan.record.stage != Stage::Lent) {
+            return Ok(true);
+        }
+        // A loan that is lent waits for Connected, or for an end.
+        let now = XenbusState::parse(env.store.read(path)?.as_deref());
+        let on_its_way = matches!(
+            now,
+            XenbusState::Initialising | XenbusState::InitWait | XenbusState::Initialised
+        );
+        Ok(!on_its_way)
     }
 
     /// pcidom has said something: the node's name tells what about, and no more than that.

@@ -122,6 +122,51 @@ fn a_guest_that_comes_while_its_device_is_taken_is_told() {
 }
 
 #[test]
+fn a_guest_that_connects_has_the_daemon_look_when_there_is_something_to_see() {
+    let mut bed = Bed::new();
+    bed.guests_answer = false;
+    attach(&mut bed, 1);
+    assert!(bed.lent_to(G, 1));
+    bed.store.reads.clear();
+    let steps = [
+        (BACK, "state", "2"),
+        (BACK, "vdev-0", "0000:00:00.00"),
+        (BACK, "root-0", "0000:00"),
+        (BACK, "root_num", "1"),
+        (BACK, "state", "3"),
+        (FRONT, "pci-op-ref", "8"),
+        (FRONT, "state", "3"),
+    ];
+    for (directory, key, value) in steps {
+        bed.set(&format!("{directory}/{key}"), value);
+        bed.settle();
+    }
+    let states = [BACK, BACK, FRONT].map(|directory| format!("{directory}/state"));
+    assert_eq!(bed.store.reads, states, "no more than what has changed");
+    assert_eq!(bed.daemon.next_reply(), None);
+    bed.set(&format!("{BACK}/state-0"), "3");
+    bed.set(&format!("{BACK}/state"), "4");
+    bed.settle();
+    assert_eq!(bed.done(), "");
+    // What its end shows then is looked at too.
+    bed.remove(FRONT);
+    bed.settle();
+    assert!(!bed.lent_to(G, 1));
+}
+
+#[test]
+fn what_pcidom_can_not_export_fails_before_the_guest_has_connected() {
+    let mut bed = Bed::new();
+    bed.guests_answer = false;
+    attach(&mut bed, 1);
+    bed.set(&format!("{BACK}/error-0"), "no place is left");
+    bed.set(&format!("{BACK}/state-0"), "6");
+    bed.settle();
+    let text = bed.failed();
+    assert!(text.contains("could not put") && text.contains("no place"), "{text}");
+}
+
+#[test]
 fn a_link_goes_when_its_guest_is_through_with_another_change() {
     for answers in [true, false] {
         let mut bed = Bed::lent();
