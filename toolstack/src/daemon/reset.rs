@@ -3,6 +3,8 @@
 //! pcidom resets, as for a loan; the order is one of a loan to nobody. Nothing of it is in the
 //! record: a daemon that starts removes what is left of it.
 
+use std::fmt::Write;
+
 use pcidom_loan::ResetTerms;
 use pcidom_pci::Sbdf;
 use pcidom_pci::reset::Method;
@@ -10,7 +12,7 @@ use pcidom_xenbus::DomId;
 
 use super::resets::{Asker, Reset};
 use super::terms::{NoPort, Port, count};
-use super::{Daemon, Env, Failure, Noted, Stage, paths};
+use super::{Daemon, Env, Failure, Noted, Record, Stage, paths};
 use crate::store::StoreError;
 
 fn refused<T>(text: impl Into<String>) -> Result<T, Failure> {
@@ -84,7 +86,7 @@ impl Daemon {
         let scope = port.as_ref().map_or_else(|| vec![device], |p| p.below.clone());
         let below = if port.is_some() { count(&scope) } else { 0 };
         let port = port.map(|port| port.port);
-        self.end_leases_in(env, &scope)?;
+        let disarmed = self.end_leases_in(env, &scope)?;
         let generation = self.generation + 1;
         let Wanted { method, force, .. } = wanted;
         let terms = ResetTerms { port, below, method, lax: false, force };
@@ -94,18 +96,24 @@ impl Daemon {
             (generation, asker),
             no_port.map(|reason| reason.addition()),
             env.now,
-        );
+        )
+        .after(disarmed.clone());
         let guest = self.loan_of(device).and_then(|(id, _)| self.loans.get(&id));
         let guest = guest.map_or(DomId::DOM0, |loan| loan.record.guest());
         let order = reset.order(guest, terms);
-        env.store.transaction(&mut |nodes| {
-            nodes.write(&paths::generation(), &generation.to_string())?;
-            if nodes.read(&paths::vm(pcidom))?.as_ref() != Some(&reset.vm) {
-                return Err(StoreError::Gone);
-            }
-            nodes.remove(&paths::answer(pcidom, id))?;
-            nodes.write(&paths::order(pcidom, id), &order.to_string())
-        })?;
+        env.store
+            .transaction(&mut |nodes| {
+                nodes.write(&paths::generation(), &generation.to_string())?;
+                if nodes.read(&paths::vm(pcidom))?.as_ref() != Some(&reset.vm) {
+                    return Err(StoreError::Gone);
+                }
+                nodes.remove(&paths::answer(pcidom, id))?;
+                nodes.write(&paths::order(pcidom, id), &order.to_string())
+            })
+            .map_err(|error| match disarmed.as_str() {
+                "" => error.into(),
+                disarmed => Failure::Refused(format!("XenStore: {error}{disarmed}")),
+            })?;
         self.generation = generation;
         self.begin_reset(env, id, reset, terms);
         Ok(())
@@ -232,17 +240,27 @@ impl Daemon {
 
     /// Unmaps what guests have mapped of these functions: a reset would leave Xen with
     /// interrupts that it can't mask any more.
+    /// Returns what to add to a failure: nobody but the guests' drivers can bring these vectors
+    /// back.
     fn end_leases_in(
         &mut self,
         env: &mut Env<'_>,
         scope: &[Sbdf],
-    ) -> Result<(), Failure> {
+    ) -> Result<String, Failure> {
+        let mut disarmed = String::new();
         for id in self.loan_ids() {
             let Some(loan) = self.loans.get(&id) else { continue };
             if !scope.contains(&loan.record.device.0) || loan.leases.is_none() {
                 continue;
             }
             log::warn!("{}: it is being reset, by force", loan.title(id));
+            let Record { device, guest_name, .. } = &loan.record;
+            let _ = write!(
+                disarmed,
+                "; {0} has lost its interrupts all the same: load its driver in {guest_name} \
+                 anew, or pcidomctl detach {guest_name} {0}",
+                device.0
+            );
             // A daemon that dies before the second note ends the loan: the numbers in the
             // first one may be somebody else's by then.
             let mut record = loan.record.clone();
@@ -253,6 +271,6 @@ impl Daemon {
                 loan.record.save(env.store, id)?;
             }
         }
-        Ok(())
+        Ok(disarmed)
     }
 }

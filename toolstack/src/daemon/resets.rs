@@ -43,6 +43,8 @@ pub(super) struct Reset {
     asker: Asker,
     /// What a failure adds: why slot and bus reset are out of the question, if they are.
     addition: Option<String>,
+    /// What each failure adds: which functions have lost their vectors for it.
+    disarmed: String,
     begun: Instant,
     deadline: Instant,
     /// When whoever waits hears of it next, or XenStore is tried again.
@@ -66,10 +68,17 @@ impl Reset {
             generation,
             asker,
             addition,
+            disarmed: String::new(),
             begun: now,
             deadline: now.after(BOUND),
             look: now.after(WORD),
         }
+    }
+
+    /// It was begun by taking these vectors.
+    pub(super) fn after(mut self, disarmed: String) -> Self {
+        self.disarmed = disarmed;
+        self
     }
 
     /// What pcidom is told: a loan to nobody, or to whoever has the device.
@@ -157,7 +166,8 @@ impl Daemon {
         let Some(reset) = self.resets.get(&id) else { return Ok(()) };
         let (device, seconds) = (reset.device, reset.seconds(env.now));
         let said = loan::said(env, reset.pcidom, id, reset.generation)?;
-        let not = |why: &str| Err(format!("{device} was not reset: {why}"));
+        let disarmed = &reset.disarmed;
+        let not = |why: &str| Err(format!("{device} was not reset: {why}{disarmed}"));
         let result = match (said, self.reset_lost(reset)) {
             (Some(Outcome::Ready(how)), _) => {
                 Ok(format!("{device} was reset in {seconds:.1} s: {how}"))

@@ -154,6 +154,28 @@ fn a_forced_reset_takes_the_leases_and_leaves_the_loan() {
 }
 
 #[test]
+fn a_forced_reset_that_fails_says_whose_interrupts_are_gone() {
+    for vectors in [true, false] {
+        let mut bed = Bed::lent();
+        if vectors {
+            bed.request(1, LeaseAsk::MapMsix(vec![0, 1]));
+        }
+        begin(&mut bed, &reset(1, Some(Method::FunctionLevel), true));
+        say(&mut bed, 1, "failed it does not come back");
+        let text = bed.failed();
+        assert!(text.contains("it does not come back"), "{text}");
+        let told = text.contains("has lost its interrupts all the same");
+        assert_eq!(told, vectors, "{text}");
+        assert_eq!(text.contains("pcidomctl detach g1 0000:01:00.0"), vectors, "{text}");
+        // What it says works.
+        bed.pcidom_serves = true;
+        bed.detach("g1", 1, false);
+        bed.done();
+        bed.assert_clean();
+    }
+}
+
+#[test]
 fn a_forced_bus_reset_takes_the_leases_of_all_it_takes_along() {
     let mut bed = Bed::new();
     bed.give_port(&[1, 2]);
