@@ -10,6 +10,7 @@ use crate::workspace::Workspace;
 use crate::{dist, fuzz, host_tests, packages};
 use anyhow::{Result, anyhow};
 use std::thread;
+use std::time::Instant;
 
 /// What the scenarios need, or why it isn't there.
 struct Ready<'a> {
@@ -93,9 +94,13 @@ fn make_ready<'a>(
     Ready { built, beds }
 }
 
+/// A suite's bed, if there is one.
+type Bench<'a> = (&'a str, Option<Bed>);
+
 /// A scenario keeps one of the host's CPUs busy, mostly, since in it one thing waits for another.
 /// So two suites together take much less time than one after the other. But who wakes up then waits
-/// for a CPU of the host, and a chain of such waits may miss a deadline of the product.
+/// for a CPU of the host, and a chain of such waits may miss a deadline of the product: what is
+/// about those runs alone, afterwards.
 fn run_scenarios(
     ready: Ready<'_>,
     scenarios: &[Scenario],
@@ -105,31 +110,53 @@ fn run_scenarios(
     for (name, result) in ready.built {
         tally.step(&name, || result);
     }
-    let alone = match Alone::wait() {
-        Ok(alone) => alone,
+    let mut beds = Vec::new();
+    for (suite, bed) in ready.beds {
+        let bed = tally.step(&format!("bed, {suite}"), || bed);
+        if bed.is_none() {
+            // Without a bed nothing ran, and what did not run has not passed.
+            for scenario in scenarios {
+                tally.failed(&format!("{}, {suite}", scenario.name), "there is no bed");
+            }
+        }
+        beds.push((suite, bed));
+    }
+    let lock = match Alone::wait() {
+        Ok(lock) => lock,
         Err(error) => return tally.failed("scenarios", &format!("{error:#}")),
     };
-    if !together {
-        for (suite, bed) in ready.beds {
-            tally.add(run_suite(&alone, suite, bed, scenarios.iter()));
-        }
-        return;
+    let beside: Vec<&Scenario> =
+        scenarios.iter().filter(|scenario| together && !scenario.alone).collect();
+    if !beside.is_empty() {
+        run_lanes(&lock, &beds, &beside, tally);
     }
+    for (suite, bed) in &beds {
+        let rest = scenarios.iter().filter(|scenario| !together || scenario.alone);
+        tally.add(run_suite(&lock, suite, bed.as_ref(), rest));
+    }
+}
+
+fn run_lanes(
+    lock: &Alone,
+    beds: &[Bench<'_>],
+    scenarios: &[&Scenario],
+    tally: &mut Tally,
+) {
     thread::scope(|scope| {
-        let alone = &alone;
-        let run = |(number, (suite, bed)): (usize, (_, Result<Bed>))| {
+        let mut lanes = Vec::new();
+        for (number, (suite, bed)) in beds.iter().enumerate() {
             let lane = move || {
                 progress::lane(suite);
+                let all = scenarios.iter().copied();
                 // The same scenario twice at a time would be busy at the same moments.
                 if number.is_multiple_of(2) {
-                    run_suite(alone, suite, bed, scenarios.iter())
+                    run_suite(lock, suite, bed.as_ref(), all)
                 } else {
-                    run_suite(alone, suite, bed, scenarios.iter().rev())
+                    run_suite(lock, suite, bed.as_ref(), all.rev())
                 }
             };
-            (suite, scope.spawn(lane))
-        };
-        let lanes: Vec<_> = ready.beds.into_iter().enumerate().map(run).collect();
+            lanes.push((suite, scope.spawn(lane)));
+        }
         for (suite, lane) in lanes {
             match lane.join() {
                 Ok(of_suite) => tally.add(of_suite),
@@ -140,23 +167,20 @@ fn run_scenarios(
 }
 
 fn run_suite<'a>(
-    alone: &Alone,
+    lock: &Alone,
     suite: &str,
-    bed: Result<Bed>,
+    bed: Option<&Bed>,
     scenarios: impl Iterator<Item = &'a Scenario>,
 ) -> Tally {
     let mut tally = Tally::default();
-    let Some(bed) = tally.step(&format!("bed, {suite}"), || bed) else {
-        // Without a bed nothing ran, and what did not run has not passed.
-        for scenario in scenarios {
-            tally.failed(&format!("{}, {suite}", scenario.name), "there is no bed");
-        }
-        return tally;
-    };
+    let Some(bed) = bed else { return tally };
     for scenario in scenarios {
         let name = format!("{}, {suite}", scenario.name);
-        match bed.run(alone, scenario, &Options::default()) {
-            Ok(run) if run.verdict == Verdict::Success => tally.passed(&name),
+        let start = Instant::now();
+        match bed.run(lock, scenario, &Options::default()) {
+            Ok(run) if run.verdict == Verdict::Success => {
+                tally.passed(&format!("{name} ({:.0?})", start.elapsed()));
+            }
             Ok(run) => {
                 tally.failed(&name, &format!("{}: {}", run.verdict.word(), run.why));
             }

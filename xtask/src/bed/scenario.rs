@@ -30,6 +30,8 @@ pub(crate) struct Scenario {
     pub(crate) needs_pcidom: bool,
     /// Whether it has a command of its own and is no part of `cargo xtask test`.
     pub(crate) on_demand: bool,
+    /// Whether its deadlines or figures are of a kind that another machine beside it spoils.
+    pub(crate) alone: bool,
     /// Whether dom0 has a serial port whose other end is pcidom's.
     pub(crate) types_on_com2: bool,
     /// Whether dom0 gets the frontend that asks what Linux never asks.
@@ -95,6 +97,7 @@ impl Scenario {
             timeout: Duration::from_secs(240),
             needs_pcidom: true,
             on_demand: false,
+            alone: false,
             needs_front: false,
             types_on_com2: false,
             config: 0,
@@ -143,6 +146,7 @@ impl Scenario {
             "device" => self.devices.push(Device::parse(value)?),
             "pcidom" => self.needs_pcidom = yes_or_no(value)?,
             "on_demand" => self.on_demand = yes_or_no(value)?,
+            "alone" => self.alone = yes_or_no(value)?,
             "front" => self.needs_front = yes_or_no(value)?,
             "config" => self.config = value.parse()?,
             "com2" => self.types_on_com2 = yes_or_no(value)?,
@@ -182,11 +186,11 @@ mod tests {
             "# a remark\nabout = two things\ntimeout = 60\npcidom = no\n\
              image = probe-bar\ntool = cached-pirqs\nfront = yes\n\
              device = disk0 nvme 16M msix_qsize=129\ndevice = net0 e1000e\n\
-             regions = disk0 2\non_demand = yes\nsoak = 8 1\n\
+             regions = disk0 2\non_demand = yes\nalone = yes\nsoak = 8 1\n\
              xen = iommu=0 extra_guest_irqs=4\ncpus = 4\nnice = 3 10\n",
         )
         .unwrap();
-        assert!(scenario.on_demand);
+        assert!(scenario.on_demand && scenario.alone);
         assert_eq!(scenario.xen, "iommu=0 extra_guest_irqs=4");
         assert_eq!((scenario.cpus, scenario.nice.len()), (4, 1));
         assert_eq!(scenario.soak, Some(Soak { rounds: 8, seed: 1 }));
