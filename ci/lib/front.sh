@@ -1,7 +1,8 @@
 # The frontend of our own (ci/front) as a guest in place of Linux (`front = yes` in
 # scenario.conf).
 
-# create_front NAME [WORDS]: a PV guest, paused; the words are its command line.
+# create_front NAME [WORDS] [LINE]: a PV guest, paused; the words are its command line, and its
+# configuration has that line more.
 create_front() {
     cat > "/tmp/$1.cfg" << CFG
 name = "$1"
@@ -14,6 +15,7 @@ passthrough = "enabled"
 e820_host = 1
 on_poweroff = "destroy"
 on_crash = "preserve"
+${3:-}
 CFG
     rm -f "$CONSOLES/guest-$1.log"
     xl create -p "/tmp/$1.cfg" || fail "xl create $1"

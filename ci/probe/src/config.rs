@@ -4,8 +4,6 @@ use crate::series::{late_time, median_time};
 use crate::{Failure, result};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::thread;
-use std::time::Duration;
 
 const COMMAND: u64 = 0x04;
 const STATUS: u64 = 0x06;
@@ -94,18 +92,6 @@ pub(crate) fn measure_access(path: &str, rounds: u32) -> Result<(), Failure> {
     let line = read::<1>(&file, CACHE_LINE_SIZE)?;
     let time = median_time(rounds, |_| Ok(file.write_all_at(&line, CACHE_LINE_SIZE)?))?;
     result("access/write", time);
-    Ok(())
-}
-
-/// Turns bus mastering off and on, so many changes a second, until it is ended.
-pub(crate) fn toggle(path: &str, per_second: u32) -> Result<(), Failure> {
-    let file = OpenOptions::new().read(true).write(true).open(path)?;
-    let pause = Duration::from_secs(1).checked_div(per_second).ok_or("none a second")?;
-    let on = u16::from_le_bytes(read::<2>(&file, COMMAND)?) | BUS_MASTER;
-    for value in [on & !BUS_MASTER, on].iter().cycle() {
-        file.write_all_at(&value.to_le_bytes(), COMMAND)?;
-        thread::sleep(pause);
-    }
     Ok(())
 }
 

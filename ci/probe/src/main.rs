@@ -25,7 +25,6 @@ bed-probe config FILE ROUNDS            latency of each kind of access to a conf
 bed-probe sweep FILE PATTERN             writes a byte everywhere in a config space, in each width
 bed-probe access FILE ROUNDS            latency of a read, and of a write that reaches hardware
 bed-probe late FILE ROUNDS              the time of the slowest of a hundred accesses to it
-bed-probe toggle FILE RATE              bus mastering off and on, so many changes a second
 bed-probe drive DEVICE SECONDS THREADS  4 KiB random reads, past the page cache
 bed-probe until FILE TEXT SECONDS COMMAND...
                                         from the start of COMMAND until FILE has new TEXT
@@ -58,7 +57,6 @@ fn run(words: &[&str]) -> Result<ExitCode, Failure> {
         ["sweep", file, pattern] => config::sweep(file, u8::from_str_radix(pattern, 16)?),
         ["config", file, rounds] => config::measure(file, rounds.parse()?),
         ["access", file, rounds] => config::measure_access(file, rounds.parse()?),
-        ["toggle", file, rate] => config::toggle(file, rate.parse()?),
         ["late", file, rounds] => config::measure_late(file, rounds.parse()?),
         ["drive", device, seconds, threads] => {
             drive::measure(device, seconds.parse()?, threads.parse()?)

@@ -4,13 +4,13 @@
 # the other's speed, which depends on what else the host has to do. With ROUNDS each attack by
 # itself, so many rounds of each; 3 rounds take about six minutes.
 #
-# A control attacks nobody: `spin` burns its CPU, `noise` makes XenStore as busy as `states` and
-# `nodes` do. Beside a guest that spins dom0 burns its own CPU as well (`busy`), or changes what
-# `hog` changes in the hardware, as often (`toggle`). What these cost the other guest is the
-# price of XenStore and of an emulated machine, which pcidom can't lower; what is allowed begins
-# there. `spin@2` has pcidom's own CPU, and only must not cost a time slice of Xen's for each read.
+# A control does not attack pcidom: `spin` burns its CPU, `noise` makes XenStore as busy as `states`
+# and `nodes` do. Beside a guest that spins dom0 burns its own CPU as well (`busy`). `stock` does what
+# `hog` does, as often, but is a guest of dom0's own pciback. What these cost the other guest is the
+# price of XenStore, of the hardware and of an emulated machine, which pcidom can't lower; what is
+# allowed begins there. `spin@2` has pcidom's own CPU, and only must not cost a time slice of Xen's for each read.
 if [ -n "${ROUNDS:-}" ]; then
-    CONTROLS="spin busy toggle noise spin@2"
+    CONTROLS="spin busy stock noise spin@2"
     ATTACKS=${ATTACKS:-port rewrite lies hog grants ports states nodes silent}
     LIMITS=yes
 else
@@ -26,14 +26,12 @@ ACCESSES=100
 # So many times as slow as alone a config read may be beside a guest that computes on pcidom's own
 # CPU, in percent: Xen lets a domain run for a millisecond, and a time slice has thirty.
 SLOWEST_ON_ONE_CPU=2000
-# How often `hog` turns bus mastering off or on in a second, in emulation.
-HOG_CHANGES=60
 # So many times as slow a config read may be, and so much of the reads per second must be left,
 # in percent.
 SLOWEST=200
 LEAST=90
 # Lines that a log may grow by from one hostile guest to the next, whatever it does. pcidom lets a
-# guest cause 64 in a row and one a second (kernel/src/machine/talk.rs); the rest are what a guest's
+# guest cause 64 in a row and one a second (kernel/src/machine/pace.rs); the rest are what a guest's
 # coming and going causes, and a loan to the other guest.
 PCIDOM_LINES=104
 DAEMON_LINES=40
@@ -78,7 +76,6 @@ DOM0S_PART=''
 plays() {
     case $1 in
         busy) while :; do :; done & ;;
-        toggle) bed-probe toggle "/sys/bus/pci/devices/$disk1/config" "$HOG_CHANGES" & ;;
         *) return ;;
     esac
     DOM0S_PART=$!
@@ -190,11 +187,14 @@ measure() {
     attack=$1
     step "attack: $attack"
     rm -f /tmp/alone.* /tmp/beside.*
-    kind=${attack%@*}
-    case $kind in busy | toggle) kind=spin ;; esac
-    create_front enemy "hostile=$kind seconds=$FOREVER"
+    kind=${attack%@*} line=''
+    case $kind in
+        busy) kind=spin ;;
+        stock) kind=paced line="pci = [ \"$disk2\" ]" ;;
+    esac
+    create_front enemy "hostile=$kind seconds=$FOREVER" "$line"
     case $attack in *@*) pin enemy "${attack#*@}" ;; *) pin enemy 3 ;; esac
-    attach enemy "$disk1"
+    [ "$attack" = stock ] || attach enemy "$disk1"
     xl unpause enemy
     guest_log_wait enemy '@@FRONT hostile begins' 60
     plays "$attack"
@@ -230,11 +230,9 @@ assault() {
     measure "$1"
     if [ "$LIMITS" = yes ]; then
         check "$attack: g1's config reads take at most twice as long as beside the controls" reads_are_prompt
-        # Each time bus mastering changes QEMU makes the machine's memory map anew, and holds the
-        # lock that its drives need, too (`toggle` shows how much that is); and a write on its way
-        # through pcidom and dom0 keeps two more threads of the host busy.
-        [ "$attack" = hog ] ||
-            check "$attack: g1's drive has nine tenths of what it has beside the controls" drive_is_fast
+        # Each time bus mastering or a power state changes QEMU makes the machine's memory map anew,
+        # and holds the lock that its drives need, too: `stock` shows how much that is.
+        check "$attack: g1's drive has nine tenths of what it has beside the controls" drive_is_fast
     fi
     wait_for "$attack: the attacks were made" 90 attack_was_real "$2"
     check "$attack: no wrong key has made a link" nothing_bad_was_taken
@@ -259,7 +257,7 @@ assault() {
 step "a CPU for each: dom0, g1, pcidom, and the hostile guest"
 # It is pcidom that is measured, not who gets a CPU.
 pin Domain-0 0
-assignable "$disk0" "$disk1"
+assignable "$disk0" "$disk1" "$disk2"
 start_daemon
 start_pcidom "$disk0" "$disk1"
 pin pcidom 2
@@ -281,8 +279,10 @@ for control in $CONTROLS; do
     measure "$control"
     case $control in
         *@*) check "$control: no read waits for a time slice" no_slice_is_lost ;;
+        stock) wait_for "stock: the writes were made" 90 attack_was_real 1 && control_is ;;
         *) control_is ;;
     esac
+    [ "$control" != stock ] || note "$(sums paced)"
     leaves
 done
 count_lines

@@ -1,13 +1,14 @@
 //! Attacks by the shared page.
 
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use pcidom_xenbus::SharedPage;
 use pcidom_xenbus::pciif::{FRONT_ACTIVE, RawMsixEntry, RawOp, command, word};
 
 use super::{BURST, Enemy};
 use crate::ask::{ask, put};
-use crate::xen::give_way;
+use crate::xen::{give_way, now};
 
 /// COMMAND, and bus mastering on and off with decode on.
 const COMMAND: i32 = 0x04;
@@ -22,6 +23,9 @@ const CONTROL: i32 = 4;
 const D3: u32 = 3;
 /// A list that is longer runs in circles.
 const MAX_CAPABILITIES: u32 = 48;
+
+/// Between two writes of `hog`, by way of pcidom and in emulation: it makes 150 in a second.
+const PACE: Duration = Duration::from_micros(6_667);
 
 /// Vectors that are turned on and off.
 const VECTORS: u16 = 2;
@@ -146,15 +150,33 @@ pub(super) fn vectors(enemy: &mut Enemy<'_>) {
 /// Power states, bus mastering, cache lines: writes that must reach the hardware, so that the
 /// link to dom0 has no rest.
 pub(super) fn hog(enemy: &mut Enemy<'_>) {
+    hog_at(enemy, Duration::ZERO);
+}
+
+/// The same, as often as it gets through pcidom: for a guest on dom0's own pciback.
+pub(super) fn paced(enemy: &mut Enemy<'_>) {
+    hog_at(enemy, PACE);
+}
+
+fn hog_at(enemy: &mut Enemy<'_>, pace: Duration) {
     let power = enemy.power();
+    let mut next = now();
+    let mut write = |enemy: &mut Enemy<'_>, offset, size, value| {
+        if next > now() {
+            enemy.xen.sleep(Some(next));
+        }
+        // What is late is not made up for.
+        next = now().after(pace);
+        enemy.write_config(offset, size, value);
+    };
     while enemy.goes_on() {
         for state in [D3, 0] {
             if let Some(power) = power {
-                enemy.write_config(power + CONTROL, 2, state);
+                write(enemy, power + CONTROL, 2, state);
             }
             for (line, master) in [0x10, 0].into_iter().zip(MASTER) {
-                enemy.write_config(LINE, 1, line);
-                enemy.write_config(COMMAND, 2, master);
+                write(enemy, LINE, 1, line);
+                write(enemy, COMMAND, 2, master);
             }
         }
     }

@@ -63,17 +63,18 @@ const fn attack_of(name: &'static str, run: fn(&mut Enemy<'_>)) -> Attack {
     Attack { name, counts: true, run }
 }
 
-/// Only by its name. Two are no attacks on the backend: what the same work costs whoever
-/// shares a CPU or XenStore with the guest.
+/// Only by its name. Three are no attacks on pcidom: what the same work costs whoever shares a
+/// CPU, XenStore or the machine's hardware with the guest.
 const fn alone(name: &'static str, run: fn(&mut Enemy<'_>)) -> Attack {
     Attack { name, counts: false, run }
 }
 
 const SILENT: &str = "silent";
 
-const ATTACKS: [Attack; 12] = [
+const ATTACKS: [Attack; 13] = [
     alone("spin", spin),
     alone("noise", nodes::noise),
+    alone("paced", config::paced),
     alone(SILENT, silent),
     attack_of("port", port),
     attack_of("rewrite", config::rewrite),
