@@ -4,9 +4,24 @@ use crate::dist::IMAGE_FEATURE;
 use crate::process;
 use crate::progress::Tally;
 use crate::workspace::Workspace;
+use anyhow::Result;
+use std::process::Command;
 
 /// Runs all of them, each counted on its own.
 pub(crate) fn run(workspace: &Workspace, tally: &mut Tally) {
+    each(workspace, tally, process::run);
+}
+
+/// The same in the time that others leave of the CPUs, and without showing what went well.
+pub(crate) fn run_beside(workspace: &Workspace, tally: &mut Tally) {
+    each(workspace, tally, |cargo| process::quiet(&mut process::patient(cargo)));
+}
+
+fn each(
+    workspace: &Workspace,
+    tally: &mut Tally,
+    run: impl Fn(&mut Command) -> Result<()>,
+) {
     let steps: [(&str, &[&str]); 5] = [
         ("cargo fmt", &["fmt", "--all", "--check"]),
         (
@@ -44,6 +59,6 @@ pub(crate) fn run(workspace: &Workspace, tally: &mut Tally) {
         ("cargo test", &["test", "--workspace"]),
     ];
     for (name, arguments) in steps {
-        tally.step(name, || process::run(&mut workspace.cargo(arguments)));
+        tally.step(name, || run(&mut workspace.cargo(arguments)));
     }
 }

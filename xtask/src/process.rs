@@ -1,6 +1,6 @@
 //! Running other programs, with errors that name the command.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::process::{Command, Stdio};
 
 /// Runs the command with its output shown; a non-zero exit is an error.
@@ -11,6 +11,22 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
         .status()
         .with_context(|| format!("cannot start `{name}`"))?;
     ensure!(status.success(), "`{name}` failed: {status}");
+    Ok(())
+}
+
+/// Runs the command; what it has said is shown only if it fails.
+pub(crate) fn quiet(command: &mut Command) -> Result<()> {
+    let name = describe(command);
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot start `{name}`"))?;
+    if !output.status.success() {
+        for said in [&output.stdout, &output.stderr] {
+            println!("{}", String::from_utf8_lossy(said));
+        }
+        bail!("`{name}` failed: {}, see above", output.status);
+    }
     Ok(())
 }
 
@@ -39,6 +55,9 @@ pub(crate) fn text(command: &mut Command) -> Result<String> {
 pub(crate) fn patient(command: &Command) -> Command {
     let mut patient = Command::new("chrt");
     patient.args(["--idle", "0"]).arg(command.get_program()).args(command.get_args());
+    if let Some(folder) = command.get_current_dir() {
+        patient.current_dir(folder);
+    }
     for (name, value) in command.get_envs() {
         match value {
             Some(value) => patient.env(name, value),

@@ -1,5 +1,5 @@
-//! `cargo xtask test`: host checks beside making the beds ready, then the scenarios on each
-//! suite beside a short run of the fuzzer.
+//! `cargo xtask test`: the scenarios on each suite, and beside them host checks and a short run of
+//! the fuzzer.
 
 use crate::bed::scenario::Scenario;
 use crate::bed::suite::Suite;
@@ -8,7 +8,7 @@ use crate::bed::{Alone, Bed, Options};
 use crate::progress::{self, Tally};
 use crate::workspace::Workspace;
 use crate::{dist, fuzz, host_tests, packages};
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use std::thread;
 use std::time::Instant;
 
@@ -53,27 +53,28 @@ pub(crate) fn test(workspace: &Workspace, wish: &Wish) -> Result<bool> {
         let names = wish.scenarios.iter();
         names.map(|name| Scenario::load(workspace, name)).collect::<Result<_>>()?
     };
-    // One waits for packages to come and to be unpacked, and neither compiles on all CPUs all
-    // the time.
-    let ready = thread::scope(|scope| {
-        let building = scope.spawn(|| make_ready(workspace, &suites, &scenarios));
-        if all {
-            host_tests::run(workspace, &mut tally);
-        }
-        building.join().map_err(|_| anyhow!("making ready has panicked"))
-    })?;
-    // Fuzzing takes what the scenarios leave of the CPUs.
-    let fuzzed = thread::scope(|scope| {
-        let fuzzing = all.then(|| scope.spawn(|| fuzz::short(workspace)));
+    thread::scope(|scope| {
+        let host = all.then(|| scope.spawn(|| without_xen(workspace)));
+        let ready = make_ready(workspace, &suites, &scenarios);
         run_scenarios(ready, &scenarios, wish.together, &mut tally);
-        fuzzing.map(thread::ScopedJoinHandle::join)
+        match host.map(thread::ScopedJoinHandle::join) {
+            Some(Ok(of_host)) => tally.add(of_host),
+            Some(Err(_)) => tally.failed("host tests", "running them has panicked"),
+            None => {}
+        }
     });
-    if let Some(result) = fuzzed {
-        let result = result.map_err(|_| anyhow!("it has panicked"));
-        tally.step("fuzz", || result.flatten());
-    }
     tally.print();
     Ok(tally.all_passed())
+}
+
+/// What needs no Xen, in the time that the scenarios leave: in those one thing waits for another,
+/// so they keep not much more than one CPU of the host busy.
+fn without_xen(workspace: &Workspace) -> Tally {
+    let mut tally = Tally::default();
+    progress::lane("host");
+    host_tests::run_beside(workspace, &mut tally);
+    tally.step("fuzz", || fuzz::short(workspace));
+    tally
 }
 
 fn make_ready<'a>(
