@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use pciback::link::{self, BackEntries, FrontKeys};
 use pciback::serve::Action;
 use pciback::vbus::Placing;
-use pciback::{LeaseError, Server, VirtualFunction};
+use pciback::{LeaseError, Server, Trouble, VirtualFunction};
 use pcidom_pci::Sbdf;
 use pcidom_script::{Instant, Pace};
 use pcidom_xenbus::store::StoreError;
@@ -38,7 +38,7 @@ pub(super) struct Guest<P: Platform> {
     /// How long its lease requests took.
     pub(super) waits: Waits,
     /// Why the last enable of an interrupt failed, for `status`.
-    pub(super) trouble: Option<String>,
+    pub(super) trouble: Option<(Sbdf, Trouble)>,
     /// What it may cause to be logged.
     lines: Pace,
 }
@@ -211,13 +211,13 @@ impl<P: Platform> Machine<P> {
                 }
             }
             Action::Trouble(device, trouble) => {
-                let text = format!("{device}: {trouble}");
+                let told = Some((device, trouble));
                 // The same reason again is no news.
-                if guest.trouble.as_ref() != Some(&text) {
+                if guest.trouble != told {
                     if guest.lines.may(now) {
-                        log::warn!("domain {id}: {text}");
+                        log::warn!("domain {id}: {device}: {trouble}");
                     }
-                    guest.trouble = Some(text);
+                    guest.trouble = told;
                 }
             }
             Action::Withdrawn(device) => {

@@ -6,6 +6,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::fmt::Write;
 
 use pciback::FunctionStatus;
 use pciback::interrupt::Mode;
@@ -59,8 +60,14 @@ pub(super) fn guest_text<P: Platform>(known: &Guest<P>) -> String {
         c.late,
         c.spurious,
     );
-    let trouble = known.trouble.as_deref().unwrap_or("none");
-    format!("link={:?} {counters} trouble: {trouble}", known.link.phase())
+    let mut text = format!("link={:?} {counters} trouble: ", known.link.phase());
+    match known.trouble {
+        Some((device, trouble)) => {
+            let _ = write!(text, "{device}: {trouble}");
+        }
+        None => text.push_str("none"),
+    }
+    text
 }
 
 /// A function on a guest's link.
