@@ -19,10 +19,13 @@ use pcidom_script::Instant;
 /// (`halt_poll_ns`).
 pub const LINGER: Duration = Duration::from_micros(200);
 
-/// How long at most, where requests come that far apart; and always while dom0 carries out an
-/// access, whose answer will come for sure. A few times what either takes where it takes
-/// longest, in emulation (150 to 400 us).
+/// How long at most, where requests come that far apart: a few times what lies between them where
+/// that is most, in emulation (150 to 400 us).
 pub const LONGEST_LINGER: Duration = Duration::from_micros(800);
+
+/// How long while dom0 carries out an access, whose answer will come for sure: twice what that takes
+/// where it takes longest, in emulation on a slow host (0.4 to 1 ms).
+pub const ANSWER_LINGER: Duration = Duration::from_millis(2);
 
 /// Most waits that are left out after some in vain. A new burst is noticed sooner, by a sleep
 /// that was short.
@@ -30,7 +33,7 @@ const MAX_SKIP: u32 = 31;
 
 /// Who gave way and has the CPU back so late has given it to somebody who computes: longer than
 /// staying awake takes in all.
-pub const CROWDED: Duration = LONGEST_LINGER;
+pub const CROWDED: Duration = ANSWER_LINGER;
 
 /// How long it always sleeps after that at first, twice as long each time it happens again.
 const FIRST_RETREAT: Duration = Duration::from_secs(1);
@@ -84,7 +87,7 @@ impl Linger {
         let skip = self.skip;
         self.skip = skip.saturating_sub(1);
         match (skip, answer) {
-            (0, true) => Some(LONGEST_LINGER),
+            (0, true) => Some(ANSWER_LINGER),
             (0, false) => Some(self.window),
             _ => None,
         }
@@ -137,7 +140,9 @@ impl Default for Linger {
 
 #[cfg(test)]
 mod tests {
-    use super::{FIRST_RETREAT, LINGER, LONGEST_LINGER, LONGEST_RETREAT, Linger};
+    use super::{
+        ANSWER_LINGER, FIRST_RETREAT, LINGER, LONGEST_LINGER, LONGEST_RETREAT, Linger,
+    };
     use core::time::Duration;
     use pcidom_script::Instant;
 
@@ -200,7 +205,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_waited_for_at_once_and_long() {
-        assert_eq!(Linger::new().awake(true, NOW), Some(LONGEST_LINGER));
+        assert_eq!(Linger::new().awake(true, NOW), Some(ANSWER_LINGER));
     }
 
     #[test]
