@@ -99,14 +99,7 @@ wait_for() {
 
 # follow NAME: copies the guest's console to the serial port, each line marked, so that
 # one log holds everything in order, and survives a crash.
-follow() {
-    (
-        until [ -e "$CONSOLES/guest-$1.log" ]; do usleep 50000; done
-        tail -n +1 -f "$CONSOLES/guest-$1.log" | tr -d '\r' | while IFS= read -r line; do
-            printf '%s| %s\n' "$1" "$line"
-        done
-    ) &
-}
+follow() { bed-probe follow "$CONSOLES/guest-$1.log" "$1" & }
 
 # Without what Debian's kernel does at its start and no test is about, with warnings only on the
 # console (dmesg has all): that took a tenth of `two-guests`. And without a watch on the TSC,

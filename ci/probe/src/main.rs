@@ -9,6 +9,7 @@ mod config;
 mod console;
 mod crash;
 mod drive;
+mod follow;
 mod reaction;
 mod series;
 mod wait;
@@ -31,6 +32,7 @@ bed-probe until FILE TEXT SECONDS COMMAND...
 bed-probe present PATH SECONDS          waits until something is in the folder PATH
 bed-probe answer LOG NUMBER SECONDS     what a guest answered to a command; 125: nothing in time
 bed-probe shows LOG REGEX SECONDS       waits until a console shows something
+bed-probe follow LOG NAME               copies a console's lines, each marked with the name
 bed-probe crash DOMID                   ends the domain as if it had crashed
 bed-probe wakes TRACE DOMID             how often xentrace saw the domain wake";
 
@@ -64,6 +66,7 @@ fn run(words: &[&str]) -> Result<ExitCode, Failure> {
         ["until", file, text, seconds, command @ ..] => {
             reaction::until(file, text, seconds.parse()?, command)
         }
+        ["follow", log, name] => follow::follow(log, name),
         ["present", folder, seconds] => reaction::present(folder, seconds.parse()?),
         ["crash", domain] => crash::crash(domain.parse()?),
         ["wakes", trace, domain] => wakes::count(trace, domain.parse()?),

@@ -3,6 +3,7 @@
 //! Xen and libxl unpack a bzImage themselves, in emulation, for every domain: that costs
 //! seconds each time. Unpacked here, once, the kernel is the same.
 
+use super::elf;
 use anyhow::{Context, Result, bail};
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -20,7 +21,7 @@ pub(crate) fn unpack(image: &[u8]) -> Result<Vec<u8>> {
     if !kernel.starts_with(b"\x7fELF") {
         bail!("the kernel's payload is no ELF file");
     }
-    Ok(kernel)
+    Ok(elf::without_zeros(kernel))
 }
 
 /// The compressed part, by the fields that Linux' boot protocol defines.

@@ -9,6 +9,7 @@ mod cpio;
 mod debian;
 pub(crate) mod device;
 mod disk;
+mod elf;
 mod emulator;
 mod machine;
 mod modules;

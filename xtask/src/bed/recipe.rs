@@ -20,6 +20,7 @@ const SOURCES: &[&str] = &[
     include_str!("debian.rs"),
     include_str!("modules.rs"),
     include_str!("bzimage.rs"),
+    include_str!("elf.rs"),
     include_str!("cpio.rs"),
     include_str!("suite.rs"),
 ];
