@@ -8,7 +8,8 @@
 # and `nodes` do. Beside a guest that spins dom0 burns its own CPU as well (`busy`). `stock` does what
 # `hog` does, as often, but is a guest of dom0's own pciback. What these cost the other guest is the
 # price of XenStore, of the hardware and of an emulated machine, which pcidom can't lower; what is
-# allowed begins there. `spin@2` has pcidom's own CPU, and only must not cost a time slice of Xen's for each read.
+# allowed begins there. `spin@2` has pcidom's own CPU, and only must not cost a time slice of Xen's
+# for each read.
 if [ -n "${ROUNDS:-}" ]; then
     CONTROLS="spin busy stock noise spin@2"
     ATTACKS=${ATTACKS:-port rewrite lies hog grants ports states nodes silent}
