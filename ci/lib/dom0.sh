@@ -104,7 +104,7 @@ follow() { bed-probe follow "$CONSOLES/guest-$1.log" "$1" & }
 # Without what Debian's kernel does at its start and no test is about, with warnings only on the
 # console (dmesg has all): that took a tenth of `two-guests`. And without a watch on the TSC,
 # which complains of a host that is busy.
-FAST_BOOT='init_on_alloc=0 lsm= rodata=off rcupdate.rcu_expedited=1 nowatchdog tsc=nowatchdog mitigations=off loglevel=5 noreplace-smp'
+FAST_BOOT='init_on_alloc=0 lsm= rodata=off rcupdate.rcu_expedited=1 nowatchdog tsc=nowatchdog mitigations=off loglevel=5 noreplace-smp cryptomgr.notests initcall_blacklist=jent_mod_init,load_system_certificate_list'
 
 # create_guest NAME [--paused] [--mem MIB] [--vcpus N] [--cmdline TEXT] [--script FILE]
 # ['key = value' ...]: a PV Linux guest. --cmdline adds to its kernel's command line. --script
@@ -130,8 +130,8 @@ create_guest() {
         cat << CFG
 name = "$name"
 type = "pv"
-kernel = "/bed/guest/vmlinux"
-ramdisk = "/bed/guest/initrd"
+kernel = "/bed/disks/vmlinux"
+ramdisk = "/bed/disks/initrd"
 cmdline = "console=hvc0 rdinit=/init iommu=soft swiotlb=8192 $FAST_BOOT bed.name=$name bed.script=$script $more"
 memory = $memory
 vcpus = $vcpus

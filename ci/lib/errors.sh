@@ -55,7 +55,7 @@ stop_daemon() {
 # small_guest NAME TYPE [LINE...]: a configuration as short as people write it.
 small_guest() {
     changes
-    printf 'name = "%s"\ntype = "%s"\nkernel = "/bed/guest/vmlinux"\nmemory = 128\n' "$1" "$2" > "/tmp/$1.cfg"
+    printf 'name = "%s"\ntype = "%s"\nkernel = "/bed/disks/vmlinux"\nmemory = 128\n' "$1" "$2" > "/tmp/$1.cfg"
     small_name=$1
     shift 2
     for line in "$@"; do echo "$line" >> "/tmp/$small_name.cfg"; done

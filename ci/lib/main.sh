@@ -1,5 +1,6 @@
 # Runs the scenario in dom0, guards its time, saves the logs, says the verdict.
 . /bed/env
+. /bed/lib/disks.sh
 
 sh -c '. /bed/lib/dom0.sh; . /bed/scenario/dom0.sh; bed_end' &
 scenario=$!
@@ -33,23 +34,9 @@ timeout 10 xl dmesg > "$out/xl-dmesg.txt" 2>&1
 timeout 10 xenstore-ls -fp > "$out/xenstore.txt" 2>&1
 timeout 10 pcidomctl status > "$out/pcidomctl-status.txt" 2>&1
 dmesg > "$out/dom0-dmesg.txt"
-# The results go to the disk of the chipset's own controller, 00:1f.2; which sdX that became
-# depends on which controller was probed first.
-results_disk() {
-    for block in /sys/devices/pci0000:00/0000:00:1f.2/ata*/host*/target*/*/block/sd*; do
-        [ ! -b "/dev/${block##*/}" ] || echo "/dev/${block##*/}"
-    done | head -n 1
-}
-tries=0
-until disk=$(results_disk) && [ -n "$disk" ] || [ "$tries" -gt 100 ]; do
-    tries=$((tries + 1))
-    usleep 50000
-done
-if [ -n "$disk" ]; then
-    tar -cf /tmp/results.tar -C "$out" . && cat /tmp/results.tar > "$disk" && sync
-    blockdev --flushbufs "$disk"
-else
-    echo "@@BED note no disk for results"
+if bed_disk results; then
+    tar -cf /tmp/results.tar -C "$out" . && cat /tmp/results.tar > /bed/disks/results && sync
+    blockdev --flushbufs /bed/disks/results
 fi
 echo
 echo "@@BED verdict $verdict"

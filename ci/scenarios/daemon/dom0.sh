@@ -109,8 +109,8 @@ step "a guest without an IOMMU context"
 cat > /tmp/g3.cfg << CFG
 name = "g3"
 type = "pv"
-kernel = "/bed/guest/vmlinux"
-ramdisk = "/bed/guest/initrd"
+kernel = "/bed/disks/vmlinux"
+ramdisk = "/bed/disks/initrd"
 memory = 256
 CFG
 xl create -p /tmp/g3.cfg

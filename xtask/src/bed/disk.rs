@@ -7,6 +7,9 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+/// Bytes; the size of a disk is a multiple of it.
+pub(crate) const SECTOR: usize = 512;
+
 const MEBIBYTE: usize = 1 << 20;
 
 /// Where the image of a drive is.

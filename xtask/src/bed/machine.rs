@@ -17,9 +17,15 @@ const XEN_ARGUMENTS: &str = "console=com1 com1=115200 dom0_mem=1536M,max:1536M \
     dom0_max_vcpus=1 loglvl=all guest_loglvl=all iommu=verbose,intremap noreboot \
     conring_size=4M sched=credit spec-ctrl=no bootscrub=no";
 
-/// What comes after the first two saves seconds of each boot, and no test is about it.
+/// The one that Xen and its dom0 boot on in emulation. And with random numbers of its own, since
+/// Linux gathers them for a second or two otherwise.
+const CPU: &str = "qemu64,+rdrand";
+
+/// What comes after the first two saves seconds of each boot, and no test is about it. A comma is
+/// doubled, since one separates Xen's modules.
 const DOM0_ARGUMENTS: &str = "console=hvc0 rdinit=/init init_on_alloc=0 lsm= rodata=off \
-    rcupdate.rcu_expedited=1 nowatchdog tsc=nowatchdog mitigations=off loglevel=5 noreplace-smp";
+    rcupdate.rcu_expedited=1 nowatchdog tsc=nowatchdog mitigations=off loglevel=5 noreplace-smp \
+    cryptomgr.notests initcall_blacklist=jent_mod_init,,load_system_certificate_list";
 
 /// Paths of one boot's own files.
 #[derive(Debug)]
@@ -32,6 +38,8 @@ pub(crate) struct BootFiles {
     pub(crate) typist: String,
     /// The disk dom0 writes its results to.
     pub(crate) results: PathBuf,
+    /// The guests' initramfs, a disk as well.
+    pub(crate) guest_initramfs: PathBuf,
 }
 
 /// Where the first serial port goes.
@@ -56,7 +64,7 @@ pub(crate) fn describe(
     disks: &Path,
     console: Console,
 ) {
-    qemu.args(["-machine", "q35,accel=tcg", "-cpu", "qemu64", "-m", "4096"]);
+    qemu.args(["-machine", "q35,accel=tcg", "-cpu", CPU, "-m", "4096"]);
     qemu.args(["-smp", &scenario.cpus.to_string()]);
     qemu.args(["-device", "intel-iommu,intremap=on"]);
     qemu.args(["-nic", "none", "-vga", "none", "-display", "none", "-no-reboot"]);
@@ -75,18 +83,17 @@ pub(crate) fn describe(
         module(&base.kernel()),
         module(&files.initramfs)
     ));
-    drive(qemu, "results", &files.results);
-    qemu.args(["-device", "ide-hd,drive=results,bus=ide.0"]);
+    own_disks(qemu, base, files);
     for (device, spot) in scenario.devices.iter().zip(device::spots(&scenario.devices)) {
         device::add_ports(qemu, device, spot.root);
         let name = &device.name;
         let model = match device.kind {
             DeviceKind::Nvme { .. } => {
-                drive(qemu, name, &disk::image(disks, name));
+                drive(qemu, name, &disk::image(disks, name), "");
                 format!("nvme,drive={name},serial={name}")
             }
             DeviceKind::Ahci { .. } => {
-                drive(qemu, name, &disk::image(disks, name));
+                drive(qemu, name, &disk::image(disks, name), "");
                 format!("ich9-ahci,id={name}")
             }
             DeviceKind::E1000e => card(qemu, "e1000e", name),
@@ -99,6 +106,19 @@ pub(crate) fn describe(
             let disk = format!("ide-hd,drive={name},serial={name},bus={name}.0");
             qemu.args(["-device", &disk]);
         }
+    }
+}
+
+/// The bed's own disks; dom0 tells them apart by their serial numbers. What guests are made of is
+/// not in dom0's initramfs: that is copied three times in emulation before dom0 has it.
+fn own_disks(qemu: &mut Command, base: &Base, files: &BootFiles) {
+    drive(qemu, "results", &files.results, "");
+    // A disk can't be read-only, but what is written needs not last.
+    drive(qemu, "vmlinux", &base.kernel(), ",snapshot=on");
+    drive(qemu, "initrd", &files.guest_initramfs, ",snapshot=on");
+    for (port, name) in ["results", "vmlinux", "initrd"].iter().enumerate() {
+        let disk = format!("ide-hd,drive={name},serial={name},bus=ide.{port}");
+        qemu.args(["-device", &disk]);
     }
 }
 
@@ -125,10 +145,10 @@ fn com2(qemu: &mut Command, files: &BootFiles, typed: bool) {
     qemu.args(["-device", "pci-serial,chardev=typist,addr=1e"]);
 }
 
-fn drive(qemu: &mut Command, id: &str, path: &Path) {
+fn drive(qemu: &mut Command, id: &str, path: &Path, options: &str) {
     let path = path.display().to_string().replace(',', ",,");
     qemu.arg("-drive");
-    qemu.arg(format!("if=none,id={id},format=raw,file={path}"));
+    qemu.arg(format!("if=none,id={id},format=raw,file={path}{options}"));
 }
 
 /// A running QEMU that does not outlive its owner.

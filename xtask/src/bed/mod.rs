@@ -157,6 +157,7 @@ impl Bed {
             com2: folder.join("com2.log"),
             typist: format!("pcidom-bed-{}-{}", std::process::id(), self.suite),
             results: folder.join("results.img"),
+            guest_initramfs: folder.join("guest.initrd"),
         };
         disk::create_all(scenario, folder)?;
         disk::create_results(&files.results)?;
@@ -168,6 +169,7 @@ impl Bed {
             shell,
         };
         overlay::write(&self.base, &contents, &files.initramfs)?;
+        overlay::write_guest(&self.base, &contents, &files.guest_initramfs)?;
         Ok(files)
     }
 }

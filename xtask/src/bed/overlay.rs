@@ -2,14 +2,15 @@
 
 use super::cpio::Tree;
 use super::device;
+use super::disk;
 use super::recipe::Base;
 use super::scenario::Scenario;
 use crate::dist;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result};
 use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::Path;
+use std::io::{self, Seek, Write};
+use std::path::{Path, PathBuf};
 
 /// What to put into dom0 besides the scenario.
 #[derive(Debug)]
@@ -28,15 +29,12 @@ pub(crate) struct Contents<'a> {
 
 /// Writes dom0's whole initramfs: the cached base and the overlay after it.
 pub(crate) fn write(base: &Base, contents: &Contents<'_>, to: &Path) -> Result<()> {
-    let guest = to.with_file_name("guest.initrd");
-    write_guest(base, contents, &guest)?;
     let mut tree = Tree::default();
     let ci = |name: &str| contents.workspace.ci(name);
     tree.file("init", &ci("dom0/init"))?;
     tree.folder("bed/lib", &ci("lib"))?;
     tree.folder("bed/scenario", &contents.scenario.folder)?;
-    tree.file("bed/guest/vmlinux", &base.kernel())?;
-    tree.file("bed/guest/initrd", &guest)?;
+    tree.directory("bed/disks");
     tree.text("bed/env", 0o644, environment(contents));
     if contents.scenario.needs_pcidom || contents.image.is_some() {
         add_dist(contents, &mut tree)?;
@@ -48,21 +46,25 @@ pub(crate) fn write(base: &Base, contents: &Contents<'_>, to: &Path) -> Result<(
     if let Some(soak) = &contents.scenario.soak {
         tree.text("bed/plan", 0o644, soak.plan(&contents.scenario.devices));
     }
-    append(&base.dom0(), &tree, to)?;
-    fs::remove_file(&guest)?;
-    Ok(())
+    join(&base.dom0(), contents.shell.then(|| base.by_hand()), &tree, to)
 }
 
 /// The kernel takes archives one after the other, later files over earlier ones.
 ///
 /// Nothing is compressed: unpacking in emulation takes longer than copying.
-fn append(first: &Path, second: &Tree, to: &Path) -> Result<()> {
+fn join(first: &Path, more: Option<PathBuf>, last: &Tree, to: &Path) -> Result<()> {
     let mut file =
         File::create(to).with_context(|| format!("cannot create {}", to.display()))?;
     io::copy(&mut File::open(first)?, &mut file)?;
+    if let Some(more) = more {
+        io::copy(&mut File::open(more)?, &mut file)?;
+    }
     let mut archive = Vec::new();
-    second.write(&mut archive)?;
+    last.write(&mut archive)?;
     file.write_all(&archive)?;
+    // That of the guests is a disk. The kernel skips zeros.
+    let length = file.stream_position()?.next_multiple_of(disk::SECTOR as u64);
+    file.set_len(length)?;
     Ok(())
 }
 
@@ -116,7 +118,7 @@ fn environment(contents: &Contents<'_>) -> String {
 }
 
 /// The guests' initramfs.
-fn write_guest(base: &Base, contents: &Contents<'_>, to: &Path) -> Result<()> {
+pub(crate) fn write_guest(base: &Base, contents: &Contents<'_>, to: &Path) -> Result<()> {
     let mut tree = Tree::default();
     tree.file("init", &contents.workspace.ci("guest/init"))?;
     tree.file("lib/guest.sh", &contents.workspace.ci("lib/guest.sh"))?;
@@ -128,5 +130,6 @@ fn write_guest(base: &Base, contents: &Contents<'_>, to: &Path) -> Result<()> {
         }
     }
     tree.file("sbin/bed-probe", &dist::probe(contents.workspace))?;
-    append(base.guest().as_path(), &tree, to)
+    let by_hand = contents.scenario.lspci.then(|| base.by_hand());
+    join(&base.guest(), by_hand, &tree, to)
 }

@@ -3,6 +3,7 @@
 use super::bzimage;
 use super::cache;
 use super::cpio::Tree;
+use super::disk;
 use super::modules::ModuleTable;
 use super::rootfs::Rootfs;
 use super::suite::Suite;
@@ -81,6 +82,11 @@ impl Base {
     pub(crate) fn guest(&self) -> PathBuf {
         self.folder.join("guest.cpio")
     }
+
+    /// What a person at a shell wants besides.
+    pub(crate) fn by_hand(&self) -> PathBuf {
+        self.folder.join("by-hand.cpio")
+    }
 }
 
 fn build(suite: &Suite, unfinished: &Path) -> Result<PathBuf> {
@@ -93,7 +99,10 @@ fn build(suite: &Suite, unfinished: &Path) -> Result<PathBuf> {
     )?;
     fs::write(ready.join("xen"), xen)?;
     let kernel = rootfs.path(&format!("boot/vmlinuz-{}", rootfs.kernel()));
-    fs::write(ready.join("vmlinux"), bzimage::unpack(&fs::read(kernel)?)?)?;
+    let mut vmlinux = bzimage::unpack(&fs::read(kernel)?)?;
+    // It is a disk, too.
+    vmlinux.resize(vmlinux.len().next_multiple_of(disk::SECTOR), 0);
+    fs::write(ready.join("vmlinux"), vmlinux)?;
     let modules = ModuleTable::read(&rootfs)?;
     let mut dom0 = dom0_tree(suite, &rootfs)?;
     modules.add(&rootfs, DOM0_MODULES, &unfinished.join("dom0"), &mut dom0)?;
@@ -101,6 +110,7 @@ fn build(suite: &Suite, unfinished: &Path) -> Result<PathBuf> {
     let mut guest = guest_tree(&rootfs)?;
     modules.add(&rootfs, GUEST_MODULES, &unfinished.join("guest"), &mut guest)?;
     write(&guest, &ready.join("guest.cpio"))?;
+    write(&by_hand_tree(&rootfs)?, &ready.join("by-hand.cpio"))?;
     Ok(ready)
 }
 
@@ -126,7 +136,7 @@ fn dom0_tree(suite: &Suite, rootfs: &Rootfs) -> Result<Tree> {
         // This one is a wrapper script around a program that xl does not need.
         !path.ends_with("xenstore-control")
     }));
-    programs.extend(["lspci", "setpci", "strace"].map(|name| format!("usr/bin/{name}")));
+    programs.push("usr/bin/setpci".to_owned());
     add_programs(rootfs, &programs, &mut tree)?;
     for library in rootfs.list(XEN_LIBRARIES, "libxen")? {
         tree.file(&library, &rootfs.path(&library))?;
@@ -137,7 +147,6 @@ fn dom0_tree(suite: &Suite, rootfs: &Rootfs) -> Result<Tree> {
         }
     }
     add_busybox(rootfs, &mut tree)?;
-    tree.file("usr/share/misc/pci.ids", &rootfs.path("usr/share/misc/pci.ids"))?;
     // Fixed name for scripts, whatever the version.
     tree.link("usr/lib/xen", &format!("xen-{}", suite.xen));
     for folder in ["etc/xen", "var/lock", "var/lib/xen", "var/log/xen/console", "mnt"] {
@@ -148,9 +157,16 @@ fn dom0_tree(suite: &Suite, rootfs: &Rootfs) -> Result<Tree> {
 
 fn guest_tree(rootfs: &Rootfs) -> Result<Tree> {
     let mut tree = Tree::default();
-    let programs = ["lspci", "setpci"].map(|name| format!("usr/bin/{name}"));
-    add_programs(rootfs, &programs, &mut tree)?;
+    add_programs(rootfs, &["usr/bin/setpci".to_owned()], &mut tree)?;
     add_busybox(rootfs, &mut tree)?;
+    Ok(tree)
+}
+
+/// These are half as large again as a guest's other files, which each start of a guest copies.
+fn by_hand_tree(rootfs: &Rootfs) -> Result<Tree> {
+    let mut tree = Tree::default();
+    let programs = ["lspci", "strace"].map(|name| format!("usr/bin/{name}"));
+    add_programs(rootfs, &programs, &mut tree)?;
     tree.file("usr/share/misc/pci.ids", &rootfs.path("usr/share/misc/pci.ids"))?;
     Ok(tree)
 }

@@ -99,6 +99,7 @@ pub(crate) fn run(
         verdict = Verdict::Failure;
     }
     fs::remove_file(&files.initramfs).ok();
+    fs::remove_file(&files.guest_initramfs).ok();
     let logs = folder.join("files");
     match unpack(&files.results, &logs) {
         Ok(()) => fs::remove_file(&files.results)?,

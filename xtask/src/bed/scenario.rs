@@ -36,6 +36,8 @@ pub(crate) struct Scenario {
     pub(crate) types_on_com2: bool,
     /// Whether dom0 gets the frontend that asks what Linux never asks.
     pub(crate) needs_front: bool,
+    /// Whether guests have `lspci`.
+    pub(crate) lspci: bool,
     /// How many config spaces must be compared with the register table.
     pub(crate) config: usize,
     /// How many rounds of random work, and from which seed.
@@ -99,6 +101,7 @@ impl Scenario {
             on_demand: false,
             alone: false,
             needs_front: false,
+            lspci: false,
             types_on_com2: false,
             config: 0,
             soak: None,
@@ -147,6 +150,7 @@ impl Scenario {
             "pcidom" => self.needs_pcidom = yes_or_no(value)?,
             "on_demand" => self.on_demand = yes_or_no(value)?,
             "alone" => self.alone = yes_or_no(value)?,
+            "lspci" => self.lspci = yes_or_no(value)?,
             "front" => self.needs_front = yes_or_no(value)?,
             "config" => self.config = value.parse()?,
             "com2" => self.types_on_com2 = yes_or_no(value)?,
