@@ -19,13 +19,13 @@ use pcidom_script::Instant;
 /// (`halt_poll_ns`).
 pub const LINGER: Duration = Duration::from_micros(200);
 
-/// How long at most, where requests come that far apart: a few times what lies between them where
-/// that is most, in emulation (150 to 400 us).
-pub const LONGEST_LINGER: Duration = Duration::from_micros(800);
+/// How long at most, where events come that far apart: twice what lies between two requests, and
+/// what dom0 needs for an access, where that is most, in emulation on a slow host (0.4 to 1 ms).
+pub const LONGEST_LINGER: Duration = Duration::from_millis(2);
 
-/// How long while dom0 carries out an access, whose answer will come for sure: twice what that takes
-/// where it takes longest, in emulation on a slow host (0.4 to 1 ms).
-pub const ANSWER_LINGER: Duration = Duration::from_millis(2);
+/// How often it gives its CPU to whoever wants it while it stays awake. Each time takes Xen's
+/// scheduler, and in emulation a lock that dom0 may need for the very access that is waited for.
+pub const GIVE_WAY_EVERY: Duration = Duration::from_micros(100);
 
 /// Most waits that are left out after some in vain. A new burst is noticed sooner, by a sleep
 /// that was short.
@@ -33,7 +33,7 @@ const MAX_SKIP: u32 = 31;
 
 /// Who gave way and has the CPU back so late has given it to somebody who computes: longer than
 /// staying awake takes in all.
-pub const CROWDED: Duration = ANSWER_LINGER;
+pub const CROWDED: Duration = LONGEST_LINGER;
 
 /// How long it always sleeps after that at first, twice as long each time it happens again.
 const FIRST_RETREAT: Duration = Duration::from_secs(1);
@@ -52,15 +52,21 @@ pub enum Lingered {
     Crowded,
 }
 
+/// What comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// A guest's request, perhaps.
+    Request,
+    /// dom0's answer, for sure.
+    Answer,
+}
+
 /// Decides, by how it went before.
 #[derive(Debug)]
 pub struct Linger {
-    /// How long the next wait is.
-    window: Duration,
-    /// Waits in vain, one after the other. The end of each burst is one.
-    in_vain: u32,
-    /// So many waits are left out.
-    skip: u32,
+    /// Guests that ask seldom say nothing about dom0, which answers soon, and the other way round.
+    requests: Learnt,
+    answers: Learnt,
     /// All waits are left out until then.
     retreat_until: Instant,
     /// How long that was the last time; zero since the CPU was our own.
@@ -71,37 +77,33 @@ impl Linger {
     /// Nothing is known yet.
     pub const fn new() -> Self {
         Self {
-            window: LINGER,
-            in_vain: 0,
-            skip: 0,
+            requests: Learnt::new(LINGER),
+            // It will come, so the first one is waited for as long as any.
+            answers: Learnt::new(LONGEST_LINGER),
             retreat_until: Instant::from_nanos(0),
             retreat: Duration::ZERO,
         }
     }
 
-    /// How long to stay awake this time, or not at all. With an `answer` on its way, for long.
-    pub fn awake(&mut self, answer: bool, now: Instant) -> Option<Duration> {
+    /// How long to stay awake this time, or not at all.
+    pub fn awake(&mut self, next: Next, now: Instant) -> Option<Duration> {
         if now < self.retreat_until {
             return None;
         }
-        let skip = self.skip;
-        self.skip = skip.saturating_sub(1);
-        match (skip, answer) {
-            (0, true) => Some(ANSWER_LINGER),
-            (0, false) => Some(self.window),
-            _ => None,
+        self.of(next).awake()
+    }
+
+    const fn of(&mut self, next: Next) -> &mut Learnt {
+        match next {
+            Next::Request => &mut self.requests,
+            Next::Answer => &mut self.answers,
         }
     }
 
     /// An event came while it stayed awake.
-    pub const fn came(&mut self) {
+    pub const fn came(&mut self, next: Next) {
         self.retreat = Duration::ZERO;
-        self.soon();
-    }
-
-    const fn soon(&mut self) {
-        self.in_vain = 0;
-        self.skip = 0;
+        self.of(next).soon();
     }
 
     /// While it stayed awake somebody else had the CPU for long.
@@ -110,18 +112,54 @@ impl Linger {
         self.retreat_until = now.after(self.retreat);
     }
 
-    /// It slept after all, and was woken so long after the request; `waited` says whether it
+    /// It slept after all, and was woken so long after the last event; `waited` says whether it
     /// had stayed awake before.
-    pub fn slept(&mut self, waited: bool, after: Duration) {
+    pub fn slept(&mut self, next: Next, waited: bool, after: Duration) {
         if waited {
             self.retreat = Duration::ZERO;
         }
+        self.of(next).slept(waited, after);
+    }
+}
+
+/// How soon one kind of event came the last times.
+#[derive(Debug)]
+struct Learnt {
+    /// How long the first wait is.
+    first: Duration,
+    /// How long the next wait is.
+    window: Duration,
+    /// Waits in vain, one after the other. The end of each burst is one.
+    in_vain: u32,
+    /// So many waits are left out.
+    skip: u32,
+}
+
+impl Learnt {
+    const fn new(first: Duration) -> Self {
+        Self { first, window: first, in_vain: 0, skip: 0 }
+    }
+
+    const fn awake(&mut self) -> Option<Duration> {
+        if self.skip == 0 {
+            return Some(self.window);
+        }
+        self.skip -= 1;
+        None
+    }
+
+    const fn soon(&mut self) {
+        self.in_vain = 0;
+        self.skip = 0;
+    }
+
+    fn slept(&mut self, waited: bool, after: Duration) {
         if after <= LONGEST_LINGER {
             // A burst whose gaps are longer than the window: the next one fits.
             self.window = LONGEST_LINGER.min(self.window * 2);
             self.soon();
         } else {
-            self.window = LINGER;
+            self.window = self.first;
             if waited {
                 self.in_vain = self.in_vain.saturating_add(1);
                 // One is the end of a burst; from the second on it looks as if none came in time.
@@ -140,9 +178,7 @@ impl Default for Linger {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        ANSWER_LINGER, FIRST_RETREAT, LINGER, LONGEST_LINGER, LONGEST_RETREAT, Linger,
-    };
+    use super::{FIRST_RETREAT, LINGER, LONGEST_LINGER, LONGEST_RETREAT, Linger, Next};
     use core::time::Duration;
     use pcidom_script::Instant;
 
@@ -151,12 +187,12 @@ mod tests {
 
     /// A request, and the next event so long after it; how long it stayed awake in vain.
     fn request(linger: &mut Linger, gap: Duration) -> Duration {
-        let awake = linger.awake(false, NOW);
+        let awake = linger.awake(Next::Request, NOW);
         if awake.is_some_and(|awake| gap <= awake) {
-            linger.came();
+            linger.came(Next::Request);
             return Duration::ZERO;
         }
-        linger.slept(awake.is_some(), gap);
+        linger.slept(Next::Request, awake.is_some(), gap);
         awake.unwrap_or_default()
     }
 
@@ -194,9 +230,16 @@ mod tests {
             LINGER + LINGER * 2,
             "each time twice as long, until it is enough"
         );
+        let gap = LONGEST_LINGER;
+        let lost: Duration = (0..1000).map(|_| request(&mut linger, gap)).sum();
+        assert_eq!(lost, LINGER * 4 + LINGER * 8);
         assert_eq!(request(&mut linger, LONG), LONGEST_LINGER);
-        assert_eq!(linger.awake(false, NOW), Some(LINGER), "forgotten with the burst");
-        linger.slept(true, LONG);
+        assert_eq!(
+            linger.awake(Next::Request, NOW),
+            Some(LINGER),
+            "forgotten with the burst"
+        );
+        linger.slept(Next::Request, true, LONG);
 
         let beyond = LONGEST_LINGER + Duration::from_micros(1);
         let lost: Duration = (0..1000).map(|_| request(&mut linger, beyond)).sum();
@@ -204,8 +247,21 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_waited_for_at_once_and_long() {
-        assert_eq!(Linger::new().awake(true, NOW), Some(ANSWER_LINGER));
+    fn an_answer_is_waited_for_at_once_and_long_however_seldom_guests_ask() {
+        let mut linger = Linger::new();
+        for _ in 0..100 {
+            request(&mut linger, LONG);
+            assert_eq!(linger.awake(Next::Answer, NOW), Some(LONGEST_LINGER));
+            linger.came(Next::Answer);
+        }
+        // A dom0 that always needs longer is waited for less and less.
+        let mut waits = 0;
+        for _ in 0..1000 {
+            let awake = linger.awake(Next::Answer, NOW);
+            waits += u32::from(awake.is_some());
+            linger.slept(Next::Answer, awake.is_some(), LONG);
+        }
+        assert!(waits < 40, "{waits}");
     }
 
     #[test]
@@ -214,11 +270,11 @@ mod tests {
         // A request each millisecond for ten minutes, and the CPU is never our own.
         let (mut tries, mut now) = (0, NOW);
         while now < NOW.after(Duration::from_secs(600)) {
-            if linger.awake(true, now).is_some() {
+            if linger.awake(Next::Request, now).is_some() {
                 linger.crowded(now);
                 tries += 1;
             } else {
-                linger.slept(false, LINGER);
+                linger.slept(Next::Request, false, LINGER);
             }
             now = now.after(Duration::from_millis(1));
         }
@@ -226,10 +282,10 @@ mod tests {
         assert_eq!(tries, 7 + (600 - 127_u64).div_ceil(LONGEST_RETREAT.as_secs()));
         // The other is gone: with the first look that is over.
         now = now.after(LONGEST_RETREAT);
-        assert!(linger.awake(false, now).is_some());
-        linger.came();
+        assert!(linger.awake(Next::Request, now).is_some());
+        linger.came(Next::Request);
         linger.crowded(now);
-        assert_eq!(linger.awake(false, now), None);
-        assert!(linger.awake(false, now.after(FIRST_RETREAT)).is_some());
+        assert_eq!(linger.awake(Next::Request, now), None);
+        assert!(linger.awake(Next::Request, now.after(FIRST_RETREAT)).is_some());
     }
 }

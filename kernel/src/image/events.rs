@@ -4,10 +4,11 @@
 //! and an event stays pending until it is taken, so masking a port here only means leaving
 //! it out.
 
+use core::hint;
 use core::time::Duration;
 
 use pcidom_kernel::XenError;
-use pcidom_kernel::linger::{CROWDED, Lingered};
+use pcidom_kernel::linger::{CROWDED, GIVE_WAY_EVERY, Lingered};
 use pcidom_script::Instant;
 use pcidom_xenbus::{DomId, Port};
 use xen_sys::{
@@ -148,15 +149,25 @@ impl Events {
         listened.any(|known| shared::is_pending(known.port.0))
     }
 
-    /// Looks for an event until `end`, awake but giving way to others.
+    /// Looks for an event until `end`, awake but giving way to others: at once, since the one that
+    /// was served may share the CPU, and then now and then.
     pub(crate) fn linger(&self, end: Instant) -> Lingered {
         let mut before = shared::now();
+        let mut give_way_at = before;
         while !self.is_any_pending() {
             if before >= end {
                 return Lingered::Quiet;
             }
-            give_way();
+            let gives_way = before >= give_way_at;
+            if gives_way {
+                give_way();
+            } else {
+                hint::spin_loop();
+            }
             let now = shared::now();
+            if gives_way {
+                give_way_at = now.after(GIVE_WAY_EVERY);
+            }
             // A clock that has jumped alone proves nothing: an interrupt of Xen's, or an
             // emulated CPU that had to wait itself.
             if now.since(before) > CROWDED

@@ -7,7 +7,7 @@ use core::time::Duration;
 use log::LevelFilter;
 use pcidom_boot::info::StartInfo;
 use pcidom_boot::memory::AddressSpace;
-use pcidom_kernel::linger::{Linger, Lingered};
+use pcidom_kernel::linger::{Linger, Lingered, Next};
 use pcidom_kernel::{Console, Event, HeapUse, Platform, XenError};
 use pcidom_script::Instant;
 use pcidom_xenbus::{DomId, GrantRef, Mfn, Port};
@@ -137,11 +137,12 @@ impl XenPlatform {
             return self.events.wait(deadline);
         }
         let start = self.now();
-        let awake = self.linger.awake(answer, start);
+        let next = if answer { Next::Answer } else { Next::Request };
+        let awake = self.linger.awake(next, start);
         if let Some(awake) = awake {
             let end = start.after(awake);
             match self.events.linger(deadline.map_or(end, |deadline| deadline.min(end))) {
-                Lingered::Came => return self.linger.came(),
+                Lingered::Came => return self.linger.came(next),
                 Lingered::Crowded => {
                     self.linger.crowded(self.now());
                     return self.events.wait(deadline);
@@ -150,7 +151,7 @@ impl XenPlatform {
             }
         }
         self.events.wait(deadline);
-        self.linger.slept(awake.is_some(), self.now().since(start));
+        self.linger.slept(next, awake.is_some(), self.now().since(start));
     }
 }
 
