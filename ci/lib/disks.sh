@@ -4,7 +4,7 @@
 # on which controller was probed first.
 bed_disk() {
     tries=0
-    until ln -sf "/dev/$(bed_disk_name "$1")" "/bed/disks/$1" && [ -b "/bed/disks/$1" ]; do
+    until disk=$(bed_disk_name "$1") && [ -b "/dev/$disk" ]; do
         tries=$((tries + 1))
         if [ "$tries" -gt 200 ]; then
             echo "@@BED note there is no disk $1"
@@ -12,11 +12,15 @@ bed_disk() {
         fi
         usleep 50000
     done
+    # Only to a disk that is there: over a link to a folder, the next one would land in that folder.
+    ln -sf "/dev/$disk" "/bed/disks/$1"
 }
 
 bed_disk_name() {
     for page in /sys/devices/pci0000:00/0000:00:1f.2/ata*/host*/target*/*/vpd_pg80; do
         grep -qas "$1" "$page" || continue
         basename "${page%/*}"/block/sd*
+        return
     done
+    return 1
 }

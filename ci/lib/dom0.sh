@@ -103,7 +103,8 @@ follow() { bed-probe follow "$CONSOLES/guest-$1.log" "$1" & }
 
 # Without what Debian's kernel does at its start and no test is about, with warnings only on the
 # console (dmesg has all): that took a tenth of `two-guests`. And without a watch on the TSC,
-# which complains of a host that is busy.
+# which complains of a host that is busy. Without the certificates, modules' signatures are not
+# checked, which taints the kernel.
 FAST_BOOT='init_on_alloc=0 lsm= rodata=off rcupdate.rcu_expedited=1 nowatchdog tsc=nowatchdog mitigations=off loglevel=5 noreplace-smp cryptomgr.notests initcall_blacklist=jent_mod_init,load_system_certificate_list'
 
 # create_guest NAME [--paused] [--mem MIB] [--vcpus N] [--cmdline TEXT] [--script FILE]

@@ -4,7 +4,7 @@
 //! being woken costs more than the request itself. So after a request pcidom looks for the
 //! next event for a short while, giving its CPU to whoever else wants it. How long, it learns
 //! from how soon it was woken the last times, since a slow guest needs longer between two
-//! requests. An idle pcidom never does this, and one whose waits were in vain does it less and
+//! requests; and apart from that how soon dom0 answers. An idle pcidom never does this, and one whose waits were in vain does it less and
 //! less.
 //!
 //! Nor does one that shares its CPU with somebody who computes: who gives way there has it back

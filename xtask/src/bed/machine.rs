@@ -54,8 +54,7 @@ pub(crate) enum Console {
 /// Adds the machine to QEMU's command line.
 ///
 /// Emulation, not KVM: nested Xen does not run everywhere, and a test bed that behaves
-/// differently per machine is worse than a slow one. The CPU model is the one that Xen
-/// and its dom0 boot on in emulation.
+/// differently per machine is worse than a slow one.
 pub(crate) fn describe(
     qemu: &mut Command,
     base: &Base,

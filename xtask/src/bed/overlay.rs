@@ -1,4 +1,4 @@
-//! The part of dom0's initramfs that differs from run to run: scripts, programs, guest.
+//! The parts of dom0's and the guests' initramfs that differ from run to run: scripts, programs.
 
 use super::cpio::Tree;
 use super::device;

@@ -1,4 +1,4 @@
-//! The cached part of the bed: hypervisor, kernel, and the two base initramfs.
+//! The cached part of the bed: hypervisor, kernel, and the base initramfs.
 
 use super::bzimage;
 use super::cache;
