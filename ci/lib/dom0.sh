@@ -211,7 +211,7 @@ guest_run() {
 }
 
 # guest_value NAME COMMAND: runs a quick command in the guest and prints its last line.
-guest_value() { guest_run "$1" 20 "$2" > /dev/null && tail -n 1 "$OUT"; }
+guest_value() { guest_run "$1" 20 "quietly $2" > /dev/null && tail -n 1 "$OUT"; }
 
 # guest_must NAME SECONDS COMMAND: a check that the command succeeds in the guest.
 guest_must() { check "$1: $3" guest_run "$1" "$2" "$3"; }

@@ -9,6 +9,18 @@ uptime_s() {
     NOW=${NOW%.*}
 }
 
+# quietly COMMAND...: what it prints is data, and the kernel, which shares the console, may not
+# print its warnings into it; `dmesg` has them. Of a command that begins with it nothing else
+# is between @@BEGIN and @@DONE.
+quietly() {
+    read -r loudness _ < /proc/sys/kernel/printk
+    echo 1 > /proc/sys/kernel/printk
+    quiet_result=0
+    "$@" || quiet_result=$?
+    echo "$loudness" > /proc/sys/kernel/printk
+    return "$quiet_result"
+}
+
 # wait_until SECONDS COMMAND...: polls until the command succeeds.
 wait_until() {
     uptime_s
@@ -75,7 +87,7 @@ hash_of() { sha256sum | cut -d ' ' -f 1; }
 
 # region SERIAL OFFSET LENGTH SHA256: tells the harness what the drive must hold there
 # after the run.
-region() { echo "@@REGION $1 $2 $3 $4"; }
+region() { quietly echo "@@REGION $1 $2 $3 $4"; }
 
 # nvme_read SERIAL OFFSET_MIB LENGTH_MIB: reads past the page cache and reports it.
 nvme_read() {

@@ -54,10 +54,10 @@ done
 
 # series WHO GUEST
 series() {
-    guest_run "$2" 120 'bed-probe config /sys/bus/pci/devices/*/config 200' > /dev/null ||
+    guest_run "$2" 120 'quietly bed-probe config /sys/bus/pci/devices/*/config 200' > /dev/null ||
         fail "$2: config space"
     rows "$1" '' "$OUT"
-    guest_run "$2" 60 'bed-probe drive /dev/nvme0n1 3 1 && bed-probe drive /dev/nvme0n1 3 4' > /dev/null ||
+    guest_run "$2" 60 'quietly bed-probe drive /dev/nvme0n1 3 1 && quietly bed-probe drive /dev/nvme0n1 3 4' > /dev/null ||
         fail "$2: drive"
     rows "$1" '' "$OUT"
 }

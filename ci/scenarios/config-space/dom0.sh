@@ -13,7 +13,7 @@ swept() {
     guest_must g1 40 'wait_until 30 has_devices 1'
     guest_must g1 20 no_driver
     raw "$1" "$2" before
-    guest_must g1 20 config_dump
+    guest_must g1 20 'quietly config_dump'
     cp "$OUT" "$DUMPS/$1.guest"
     for pattern in ff 00 55 aa; do
         guest_must g1 60 "config_sweep $pattern"

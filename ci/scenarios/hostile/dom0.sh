@@ -55,11 +55,11 @@ pin() { xl vcpu-pin "$1" 0 "$2" "$2"; }
 # sample FILE: the honest guest's figures are added to FILE.read, FILE.write and FILE.iops, in
 # nanoseconds and per second.
 sample() {
-    guest_run g1 120 "bed-probe access /sys/bus/pci/devices/*/config $ACCESSES" > /dev/null ||
+    guest_run g1 120 "quietly bed-probe access /sys/bus/pci/devices/*/config $ACCESSES" > /dev/null ||
         fail "g1: config space"
     sed -n 's/^@@BENCH access\/read \([0-9]*\).*/\1/p' "$OUT" >> "$1.read"
     sed -n 's/^@@BENCH access\/write \([0-9]*\).*/\1/p' "$OUT" >> "$1.write"
-    guest_run g1 60 "bed-probe drive /dev/nvme0n1 $SECONDS_EACH $AT_ONCE" > /dev/null || fail "g1: drive"
+    guest_run g1 60 "quietly bed-probe drive /dev/nvme0n1 $SECONDS_EACH $AT_ONCE" > /dev/null || fail "g1: drive"
     sed -n "s/^@@BENCH iops\/$AT_ONCE \([0-9]*\).*/\1/p" "$OUT" >> "$1.iops"
 }
 

@@ -179,7 +179,7 @@ guest_must g2 60 'modprobe 8139cp && card_works'
 detach g2 "$card0"
 
 step "while a reset waits, another guest is served"
-late_of() { guest_must g1 60 'bed-probe late /sys/bus/pci/devices/*/config 100'; }
+late_of() { guest_must g1 60 'quietly bed-probe late /sys/bus/pci/devices/*/config 100'; }
 begun() { guest_log pcidom | grep -c "$card0 is to be reset"; }
 has_begun() { [ "$(begun)" -gt "$1" ]; }
 beside=0

@@ -102,9 +102,14 @@ fn files(folder: &Path, middle: &str) -> Result<Vec<(String, String)>> {
 fn bytes(path: &Path) -> Result<Vec<u8>> {
     let text = fs::read_to_string(path)
         .with_context(|| format!("cannot read {}", path.display()))?;
-    let bytes: Result<Vec<u8>, _> =
-        text.split_whitespace().map(|byte| u8::from_str_radix(byte, 16)).collect();
-    let bytes = bytes.with_context(|| format!("{} is no dump", path.display()))?;
+    let mut bytes = Vec::new();
+    for line in text.lines() {
+        for word in line.split_whitespace() {
+            let byte = u8::from_str_radix(word, 16)
+                .with_context(|| format!("{} is no dump: {line:?}", path.display()))?;
+            bytes.push(byte);
+        }
+    }
     ensure!(bytes.len() >= 256, "{} is only {} bytes", path.display(), bytes.len());
     Ok(bytes)
 }
