@@ -70,9 +70,20 @@ now() {
 }
 now_ms() { now && echo "$NOW"; }
 
+# pause MILLISECONDS: two or three digits of them; without starting a program.
+NEVER=/tmp/never
+[ -e "$NEVER" ] || mkfifo "$NEVER"
+exec 8<> "$NEVER"
+pause() {
+    case $1 in
+        ??) read -r -t "0.0$1" -u 8 _ || true ;;
+        *) read -r -t "0.$1" -u 8 _ || true ;;
+    esac
+}
+
 # Each look costs dom0 time that whatever is waited for may need, so pauses grow.
-SHORTEST_PAUSE=50000
-LONGEST_PAUSE=400000
+SHORTEST_PAUSE=50
+LONGEST_PAUSE=400
 
 # wait_for TEXT SECONDS COMMAND...: until the command succeeds; fails the scenario when
 # the time is over. Polls, since shell commands have no event to wait for.
@@ -89,7 +100,7 @@ wait_for() {
             tail -n 20 "$SCRATCH/wait.out"
             fail "waited $wait_seconds s for: $wait_what"
         fi
-        usleep "$wait_pause"
+        pause "$wait_pause"
         wait_pause=$((wait_pause < LONGEST_PAUSE ? wait_pause + wait_pause / 8 : wait_pause))
     done
     echo "@@BED ok $wait_what"
@@ -176,12 +187,14 @@ domid() {
 }
 know_domid() { xl domid "$1" > "/tmp/domid.$1"; }
 
-# guest_exists NAME: whether xl list shows it.
-guest_exists() { xl list | awk -v n="$1" '$1 == n { f = 1 } END { exit !f }'; }
+# guest_exists NAME: whether xl list shows it by its name.
+guest_exists() { xenstore-exists "/local/domain/$(domid "$1")/name"; }
 
 # send NAME TEXT: types a line into a domain's console.
 send() {
-    send_domid=$(domid "$1")
+    send_domid=''
+    [ ! -e "/tmp/domid.$1" ] || read -r send_domid < "/tmp/domid.$1"
+    [ -n "$send_domid" ] || send_domid=$(xl domid "$1")
     [ -e "/tmp/tty.$send_domid" ] ||
         xenstore-read "/local/domain/$send_domid/console/tty" > "/tmp/tty.$send_domid"
     read -r tty < "/tmp/tty.$send_domid"
@@ -204,8 +217,7 @@ send_guest() {
 guest_run() {
     send_guest "$1" "$3"
     result=0
-    bed-probe answer "$CONSOLES/guest-$1.log" "$SEQUENCE" "$2" > "$OUT" || result=$?
-    cat "$OUT"
+    bed-probe answer "$CONSOLES/guest-$1.log" "$SEQUENCE" "$2" "$OUT" || result=$?
     [ "$result" -ne 125 ] || fail "$1 did not finish within $2 s: $3"
     return "$result"
 }
@@ -290,7 +302,13 @@ attach() { need "attach $2 to $1" pcidomctl attach "$1" "$2"; }
 detach() { need "detach $2 from $1" pcidomctl detach "$1" "$2"; }
 
 # device_is_free BDF: pcidomctl says that the device can be lent.
-device_is_free() { pcidomctl status | grep -F "$1" | grep -q free; }
+device_is_free() {
+    is_free=$(pcidomctl status) || return 1
+    case $is_free in
+        *"$1 free"*) ;;
+        *) echo "$is_free"; return 1 ;;
+    esac
+}
 
 # frontend_path GUEST: the XenStore folder of the guest's PCI link.
 frontend_path() { echo "/local/domain/$(domid "$1")/device/pci/0"; }
@@ -312,7 +330,7 @@ memory_at_most() {
 }
 
 # ends NAME SECONDS: waits until the domain is gone for good.
-ends() { wait_for "$1 is gone" "$2" not guest_exists "$1"; }
+ends() { need "$1 is gone" bed-probe gone "/local/domain/$(domid "$1")/name" "$2"; }
 
 # shuts_down NAME SECONDS: waits until the domain has shut down, or is gone. libxl then waits
 # ten seconds for each device of dom0's pciback, since a dead domain answers nobody.

@@ -21,6 +21,11 @@ quietly() {
     return "$quiet_result"
 }
 
+# Looks come a twentieth of a second after one another, without starting a program.
+[ -e "$STATE/never" ] || mkfifo "$STATE/never"
+exec 8<> "$STATE/never"
+pause() { read -r -t 0.05 -u 8 _ || true; }
+
 # wait_until SECONDS COMMAND...: polls until the command succeeds.
 wait_until() {
     uptime_s
@@ -32,7 +37,7 @@ wait_until() {
             echo "gave up waiting for: $*"
             return 1
         fi
-        usleep 50000
+        pause
     done
 }
 

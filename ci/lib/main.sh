@@ -31,7 +31,7 @@ timeout 10 xl list > "$out/xl-list.txt" 2>&1
 # Of a failure also how every interrupt is routed, masked and bound, for xl dmesg below.
 [ "$verdict" = SUCCESS ] || timeout 10 xl debug-keys iMeQ
 timeout 10 xl dmesg > "$out/xl-dmesg.txt" 2>&1
-timeout 10 xenstore-ls -fp > "$out/xenstore.txt" 2>&1
+timeout 10 bed-probe nodes / > "$out/xenstore.txt" 2>&1
 timeout 10 pcidomctl status > "$out/pcidomctl-status.txt" 2>&1
 dmesg > "$out/dom0-dmesg.txt"
 if bed_disk results; then

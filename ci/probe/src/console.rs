@@ -4,7 +4,7 @@ use crate::Failure;
 use crate::wait::readable;
 use regex_lite::Regex;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -76,24 +76,34 @@ impl Log {
     }
 }
 
-/// Prints what the guest answered to the command of this number; its exit status is ours.
-pub(crate) fn answer(path: &str, number: u64, seconds: u64) -> Result<ExitCode, Failure> {
+/// Prints what the guest answered to the command of this number, and keeps it in the file `out`;
+/// the command's exit status is ours.
+pub(crate) fn answer(
+    path: &str,
+    number: u64,
+    seconds: u64,
+    out: &str,
+) -> Result<ExitCode, Failure> {
     let mut log = Log::open(path, seconds)?;
-    let done = Regex::new(&format!("(?m)^@@DONE {number} ([0-9]+) *@"))?;
-    let begin = Regex::new(&format!("(?m)^@@BEGIN {number} *\n"))?;
     loop {
-        if let Some(found) = done.captures(&log.text) {
-            let end = found.get(0).map_or(0, |whole| whole.start());
-            let from = begin.find(&log.text).map_or(end, |line| line.end());
-            let output = log.text.get(from..end).unwrap_or_default();
+        if let Some((output, status)) = answered(&log.text, number) {
+            fs::write(out, output)?;
             std::io::stdout().write_all(output.as_bytes())?;
-            let status: u8 = found.get(1).map_or("", |status| status.as_str()).parse()?;
             return Ok(ExitCode::from(status));
         }
         if !log.grow()? {
+            fs::write(out, "")?;
             return Ok(ExitCode::from(NO_ANSWER));
         }
     }
+}
+
+/// The output of the command of this number, and its exit status, if the log has all of it.
+fn answered(log: &str, number: u64) -> Option<(&str, u8)> {
+    let (before, rest) = log.rsplit_once(&format!("@@DONE {number} "))?;
+    let (status, _) = rest.split_once('@')?;
+    let (_, output) = before.rsplit_once(&format!("@@BEGIN {number}\n"))?;
+    Some((output, status.trim().parse().ok()?))
 }
 
 /// Waits until the console shows what the expression describes.
@@ -106,4 +116,23 @@ pub(crate) fn shows(path: &str, regex: &str, seconds: u64) -> Result<ExitCode, F
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::answered;
+
+    #[test]
+    fn an_answer_is_taken_once_all_of_it_is_there() {
+        let log = "@@BEGIN 1\n1\n@@DONE 1 0@\n@@BEGIN 11\neleven\n@@DONE 11 3@\n";
+        assert_eq!(answered(log, 1), Some(("1\n", 0)));
+        assert_eq!(answered(log, 11), Some(("eleven\n", 3)));
+        assert_eq!(answered(log, 2), None);
+        // Of what is only partly there nothing, wherever it ends.
+        let end = log.len() - 1;
+        for cut in 30..end {
+            assert_eq!(answered(&log[..cut], 11), None, "{cut}");
+        }
+        assert!(answered(&log[..end], 11).is_some());
+    }
 }

@@ -10,10 +10,12 @@ mod console;
 mod crash;
 mod drive;
 mod follow;
+mod nodes;
 mod reaction;
 mod series;
 mod wait;
 mod wakes;
+mod xenstore;
 
 use std::env;
 use std::process::ExitCode;
@@ -30,9 +32,13 @@ bed-probe drive DEVICE SECONDS THREADS  4 KiB random reads, past the page cache
 bed-probe until FILE TEXT SECONDS COMMAND...
                                         from the start of COMMAND until FILE has new TEXT
 bed-probe present PATH SECONDS          waits until something is in the folder PATH
-bed-probe answer LOG NUMBER SECONDS     what a guest answered to a command; 125: nothing in time
+bed-probe answer LOG NUMBER SECONDS OUT what a guest answered to a command, printed and in the
+                                        file OUT; 125: nothing in time
 bed-probe shows LOG REGEX SECONDS       waits until a console shows something
 bed-probe follow LOG NAME               copies a console's lines, each marked with the name
+bed-probe nodes PATH...                 XenStore below these paths, like xenstore-ls -fp; a * in
+                                        one is any name
+bed-probe gone PATH SECONDS             waits until XenStore has no such node
 bed-probe crash DOMID                   ends the domain as if it had crashed
 bed-probe wakes TRACE DOMID             how often xentrace saw the domain wake";
 
@@ -50,8 +56,8 @@ fn main() -> ExitCode {
 
 fn run(words: &[&str]) -> Result<ExitCode, Failure> {
     match words {
-        ["answer", log, number, seconds] => {
-            return console::answer(log, number.parse()?, seconds.parse()?);
+        ["answer", log, number, seconds, out] => {
+            return console::answer(log, number.parse()?, seconds.parse()?, out);
         }
         ["shows", log, regex, seconds] => {
             return console::shows(log, regex, seconds.parse()?);
@@ -67,6 +73,8 @@ fn run(words: &[&str]) -> Result<ExitCode, Failure> {
             reaction::until(file, text, seconds.parse()?, command)
         }
         ["follow", log, name] => follow::follow(log, name),
+        ["nodes", paths @ ..] => nodes::print(paths),
+        ["gone", path, seconds] => nodes::gone(path, seconds.parse()?),
         ["present", folder, seconds] => reaction::present(folder, seconds.parse()?),
         ["crash", domain] => crash::crash(domain.parse()?),
         ["wakes", trace, domain] => wakes::count(trace, domain.parse()?),

@@ -141,7 +141,7 @@ serves() {
         if [ "$tries" -gt 200 ] || ! guest_exists pcidom; then
             return 1
         fi
-        usleep 50000
+        pause 50
     done
     for number in 0 1 2 3; do
         eval "device=\$disk$number"

@@ -5,7 +5,7 @@
 play() {
     orders=/local/domain/$(domid pcidom)/pcidom/loans
     said=/local/domain/$(domid pcidom)/data/pcidom
-    while usleep 100000; do
+    while pause 100; do
         for id in $(xenstore-list "$orders" 2> /dev/null); do
             order=$(xenstore-read "$orders/$id" 2> /dev/null) || continue
             gen=${order%% *}
@@ -30,7 +30,7 @@ ask_lease() {
         [ "${answer#"${1%% [mu]*}"}" != "$answer" ]; do
         tries=$((tries + 1))
         [ "$tries" -lt 60 ] || return 1
-        usleep 50000
+        pause 50
     done
     echo "$answer"
 }

@@ -12,7 +12,7 @@ row "no interrupt remapping" 1 'Xen runs without interrupt remapping' 'pcidomctl
 
 step "Xen's log has forgotten its beginning"
 stop_daemon
-xl dmesg -c > /dev/null
+xen_log_begins_anew /dev/null
 start_daemon
 row "the next daemon knows" 1 'Xen runs without interrupt remapping' '--allow-no-intremap' pcidomctl attach g1 "$disk0"
 stop_daemon

@@ -84,7 +84,7 @@ plays() {
 # dom0_rests: its CPU had nothing to do for four fifths of a moment, by hundredths of a second.
 dom0_rests() {
     read -r _ _ _ _ idle_before _ < /proc/stat
-    usleep 250000
+    pause 250
     read -r _ _ _ _ idle_after _ < /proc/stat
     echo "idle for $((idle_after - idle_before)) of 25"
     [ $((idle_after - idle_before)) -ge 20 ]

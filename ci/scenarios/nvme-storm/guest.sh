@@ -19,9 +19,9 @@ live() {
 
 # becomes_live DEVICE: within 20 s.
 becomes_live() {
-    for _ in $(seq 200); do
+    for _ in $(seq 400); do
         ! live "$1" || return 0
-        usleep 100000
+        pause
     done
     return 1
 }

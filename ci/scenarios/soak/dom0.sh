@@ -29,8 +29,8 @@ holdings() {
         echo "domains xen $(grep -cE 'General information for domain' "$KEYS")"
         echo "domains xl $(xl list | tail -n +2 | wc -l)"
         # Without the report, which the last `status` made.
-        echo "xenstore nodes $(xenstore-ls -f / | grep -v '/report' | wc -l)"
-        xenstore-ls -f / > "$1.xenstore"
+        bed-probe nodes / > "$1.xenstore"
+        echo "xenstore nodes $(grep -cv '/report' "$1.xenstore")"
         pcidomctl status | grep -oE 'heap[^0-9]*[0-9]+' | sed 's/^\(heap\)[^0-9]*/\1 pcidom /' | head -n 1
     } > "$1"
     echo "free memory: $(xl info free_memory) MiB"
@@ -201,7 +201,7 @@ holdings /tmp/before
 # log_begins_anew: Xen's, which is kept in a file.
 log_begins_anew() {
     check "no IOMMU fault so far" no_vtd_fault
-    xl dmesg -c > "/var/log/xen/xl-dmesg-$done_rounds.txt"
+    xen_log_begins_anew "/var/log/xen/xl-dmesg-$done_rounds.txt"
 }
 
 rounds_end=$(($(now_ms) + ${SOAK_SECONDS:-86400} * 1000))
@@ -245,7 +245,7 @@ settled() {
 }
 # Xen frees a dead domain a little after xl has forgotten it.
 settle_until=$(($(now_ms) + 10000))
-until settled > /tmp/settled.out || [ "$(now_ms)" -gt "$settle_until" ]; do usleep 500000; done
+until settled > /tmp/settled.out || [ "$(now_ms)" -gt "$settle_until" ]; do pause 500; done
 cat /tmp/settled.out
 cp /tmp/before /tmp/after /tmp/before.xenstore /tmp/after.xenstore /var/log/xen/
 check "Xen, XenStore and pcidom hold what they held before" diff /tmp/before /tmp/after
