@@ -9,6 +9,7 @@ use pcidom_xenbus::{DomId, XenbusState};
 
 use super::leases::Leases;
 use super::pace;
+use super::record::Found;
 use super::terms::NoPort;
 use super::{Client, Daemon, Env, Failure, Owner, Record, Stage, paths};
 use crate::host::DeviceFacts;
@@ -261,17 +262,16 @@ impl Daemon {
         id: LoanId,
     ) -> Result<Option<Lost>, Failure> {
         let Some(Loan { record, .. }) = self.loans.get(&id) else { return Ok(None) };
+        let Found { pcidom_home, guest_home, front } = record.find(env.store)?;
         let pcidom = env.xen.domain(record.pcidom())?;
-        if pcidom.is_none_or(|info| info.dying || info.ended)
-            || !record.pcidom_is_home(env.store)?
-        {
+        if pcidom.is_none_or(|info| info.dying || info.ended) || !pcidom_home {
             return Ok(Some(Lost::Pcidom));
         }
         let guest = env.xen.domain(record.guest())?;
         if guest.is_none_or(|info| info.dying) {
             return Ok(Some(Lost::Guest("the guest died")));
         }
-        if !record.guest_is_home(env.store)? {
+        if !guest_home {
             return Ok(Some(Lost::Guest("the guest is being destroyed")));
         }
         if record.owner.is_some() {
@@ -285,8 +285,7 @@ impl Daemon {
             }
         }
         let on_link = matches!(record.stage, Stage::Lent | Stage::Detaching);
-        let front = format!("{}/state", paths::front(record.guest()));
-        if on_link && env.store.read(&front)?.is_none() {
+        if on_link && !front {
             return Ok(Some(Lost::Guest("the guest's end of the link is gone")));
         }
         if !self.in_pool(record.pcidom(), record.device.0) {

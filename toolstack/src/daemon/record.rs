@@ -247,6 +247,30 @@ impl Record {
     ) -> Result<bool, StoreError> {
         Ok(nodes.read(&paths::vm(self.pcidom()))?.as_ref() == Some(&self.pcidom_vm))
     }
+
+    /// Those that the loan needs, as far as XenStore tells.
+    pub(super) fn find(&self, nodes: &mut dyn Nodes) -> Result<Found, StoreError> {
+        let pcidom = paths::vm(self.pcidom());
+        let guest = paths::vm(self.guest());
+        let front = format!("{}/state", paths::front(self.guest()));
+        let found = nodes.read_all(&[&pcidom, &guest, &front])?;
+        let value = |place: usize| found.get(place).and_then(Option::as_deref);
+        Ok(Found {
+            pcidom_home: value(0) == Some(&self.pcidom_vm),
+            guest_home: value(1) == Some(&self.guest_vm),
+            front: value(2).is_some(),
+        })
+    }
+}
+
+/// What XenStore has of those that a loan needs.
+pub(super) struct Found {
+    /// The pcidom that is meant, and not another domain with its number.
+    pub(super) pcidom_home: bool,
+    /// The same of the guest.
+    pub(super) guest_home: bool,
+    /// The guest has its end of the link.
+    pub(super) front: bool,
 }
 
 /// Makes the directory if need be, and reads all there is.

@@ -163,46 +163,60 @@ impl Connection {
         self.fired.extend(same.cloned());
     }
 
-    fn exchange(&mut self, kind: Kind, parts: &[&[u8]]) -> io::Result<Option<Message>> {
-        self.request = self.request.wrapping_add(1);
-        let Some(bytes) = wire::encode(kind, self.request, self.transaction, parts)
-        else {
-            return Ok(None);
-        };
-        self.channel.write_all(&bytes)?;
-        let mut answer = None;
-        while answer.is_none() {
+    /// Sends requests of one kind, and waits for the answers to all of them. None if a request is
+    /// too long.
+    fn exchange(
+        &mut self,
+        kind: Kind,
+        requests: &[&[&[u8]]],
+    ) -> io::Result<Option<Vec<Message>>> {
+        let first = self.request.wrapping_add(1);
+        for parts in requests {
+            self.request = self.request.wrapping_add(1);
+            let Some(bytes) = wire::encode(kind, self.request, self.transaction, parts)
+            else {
+                return Ok(None);
+            };
+            self.channel.write_all(&bytes)?;
+        }
+        let mut answers = vec![None; requests.len()];
+        while answers.contains(&None) {
             self.receive()?;
             // All of it: an event behind the answer is read already, and whoever waits
             // for more to read would not see it until something else happens.
             while let Some(message) = self.next_message()? {
+                let Some(message) = self.sort_in(message) else { continue };
                 // An answer to a request that was given up has another number.
-                let ours = self.sort_in(message).filter(|m| m.request == self.request);
-                answer = answer.or(ours);
+                let place = usize::try_from(message.request.wrapping_sub(first));
+                if let Some(answer) = place.ok().and_then(|n| answers.get_mut(n)) {
+                    answer.get_or_insert(message);
+                }
             }
         }
-        Ok(answer)
+        Ok(Some(answers.into_iter().flatten().collect()))
     }
 
     fn ask(&mut self, kind: Kind, parts: &[&[u8]]) -> Result<Message, StoreError> {
+        self.ask_all(kind, &[parts])?.pop().unwrap_or(Err(StoreError::BadAnswer))
+    }
+
+    /// Asks for all this at once. An error of its own means that nothing was answered.
+    fn ask_all(
+        &mut self,
+        kind: Kind,
+        requests: &[&[&[u8]]],
+    ) -> Result<Vec<Result<Message, StoreError>>, StoreError> {
         if let Some(reason) = &self.broken {
             return Err(StoreError::Other(reason.clone()));
         }
-        let answer = match self.exchange(kind, parts) {
-            Ok(Some(answer)) => answer,
-            Ok(None) => return Err(StoreError::TooLong),
+        match self.exchange(kind, requests) {
+            Ok(Some(answers)) => Ok(answers.into_iter().map(checked).collect()),
+            Ok(None) => Err(StoreError::TooLong),
             Err(error) => {
                 let reason = format!("the connection to XenStore failed: {error}");
                 self.broken = Some(reason.clone());
-                return Err(StoreError::Other(reason));
+                Err(StoreError::Other(reason))
             }
-        };
-        match answer.kind {
-            Some(Kind::Error) => {
-                let word = answer.strings().into_iter().next().unwrap_or_default();
-                Err(StoreError::from_word(&word))
-            }
-            _ => Ok(answer),
         }
     }
 
@@ -214,15 +228,33 @@ impl Connection {
     }
 }
 
+/// An answer that is not the word of an error.
+fn checked(answer: Message) -> Result<Message, StoreError> {
+    if answer.kind == Some(Kind::Error) {
+        let word = answer.strings().into_iter().next().unwrap_or_default();
+        return Err(StoreError::from_word(&word));
+    }
+    Ok(answer)
+}
+
+fn value(answer: Result<Message, StoreError>) -> Result<Option<String>, StoreError> {
+    match answer {
+        Ok(message) => Ok(Some(String::from_utf8_lossy(&message.payload).into_owned())),
+        Err(StoreError::Gone) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 impl Nodes for Connection {
     fn read(&mut self, path: &str) -> Result<Option<String>, StoreError> {
-        match self.ask(Kind::Read, &[path.as_bytes(), b"\0"]) {
-            Ok(message) => {
-                Ok(Some(String::from_utf8_lossy(&message.payload).into_owned()))
-            }
-            Err(StoreError::Gone) => Ok(None),
-            Err(error) => Err(error),
-        }
+        value(self.ask(Kind::Read, &[path.as_bytes(), b"\0"]))
+    }
+
+    fn read_all(&mut self, paths: &[&str]) -> Result<Vec<Option<String>>, StoreError> {
+        let requests: Vec<[&[u8]; 2]> =
+            paths.iter().map(|path| [path.as_bytes(), b"\0"]).collect();
+        let requests: Vec<&[&[u8]]> = requests.iter().map(|parts| &parts[..]).collect();
+        self.ask_all(Kind::Read, &requests)?.into_iter().map(value).collect()
     }
 
     fn list(&mut self, path: &str) -> Result<Vec<String>, StoreError> {
@@ -327,6 +359,31 @@ mod tests {
             }
         });
         Connection::over_socket(ours)
+    }
+
+    #[test]
+    fn what_is_asked_together_is_answered_in_order() {
+        // All three come at once, and the answers with an event between them.
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let xenstored = thread::spawn(move || {
+            let one = encode(Kind::Read, 0, 0, &[b"a\0"]).unwrap().len();
+            let mut questions = vec![0; 3 * one];
+            theirs.read_exact(&mut questions).unwrap();
+            let answer = |kind, number, text| encode(kind, number, 0, &[text]).unwrap();
+            let answers = [
+                answer(Kind::Read, 1, b"first".as_slice()),
+                answer(Kind::WatchEvent, 0, b"x\0y\0"),
+                answer(Kind::Error, 2, b"ENOENT\0"),
+                answer(Kind::Read, 3, b""),
+            ];
+            theirs.write_all(&answers.concat()).unwrap();
+            theirs
+        });
+        let mut store = Connection::over_socket(ours);
+        let values = store.read_all(&["a", "b", "c"]).unwrap();
+        assert_eq!(values, [Some("first".into()), None, Some(String::new())]);
+        assert!(store.has_fired());
+        drop(xenstored.join().unwrap());
     }
 
     #[test]

@@ -31,6 +31,11 @@ impl Permissions {
 pub trait Nodes {
     /// The value of a node, `None` if it is not there. What is not UTF-8 is replaced.
     fn read(&mut self, path: &str) -> Result<Option<String>, StoreError>;
+    /// The values of a few nodes, which are asked for together: to be woken for each answer takes
+    /// longer than the answer. They need not be of one moment.
+    fn read_all(&mut self, paths: &[&str]) -> Result<Vec<Option<String>>, StoreError> {
+        paths.iter().map(|path| self.read(path)).collect()
+    }
     /// The names below a node; none if it is not there.
     fn list(&mut self, path: &str) -> Result<Vec<String>, StoreError>;
     /// Writes a node. One that is new has the permissions of its parent.
