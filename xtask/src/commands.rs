@@ -22,7 +22,7 @@ pub(crate) struct Cli {
 enum Command {
     /// Build everything a Xen host needs into target/dist/.
     Dist,
-    /// Run every test: host checks first, then the scenarios on real Xen.
+    /// Run every test: the scenarios on real Xen, and host checks beside them.
     Test {
         /// Host checks only, no Xen.
         #[arg(long)]

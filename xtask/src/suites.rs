@@ -101,7 +101,7 @@ type Bench<'a> = (&'a str, Option<Bed>);
 /// A scenario keeps one of the host's CPUs busy, mostly, since in it one thing waits for another.
 /// So two suites together take much less time than one after the other. But who wakes up then waits
 /// for a CPU of the host, and a chain of such waits may miss a deadline of the product: what is
-/// about those runs alone, afterwards.
+/// about those runs alone.
 fn run_scenarios(
     ready: Ready<'_>,
     scenarios: &[Scenario],
@@ -126,14 +126,16 @@ fn run_scenarios(
         Ok(lock) => lock,
         Err(error) => return tally.failed("scenarios", &format!("{error:#}")),
     };
+    // These first: the tests on the host take what they leave.
+    for (suite, bed) in &beds {
+        let by_themselves =
+            scenarios.iter().filter(|scenario| !together || scenario.alone);
+        tally.add(run_suite(&lock, suite, bed.as_ref(), by_themselves));
+    }
     let beside: Vec<&Scenario> =
         scenarios.iter().filter(|scenario| together && !scenario.alone).collect();
     if !beside.is_empty() {
         run_lanes(&lock, &beds, &beside, tally);
-    }
-    for (suite, bed) in &beds {
-        let rest = scenarios.iter().filter(|scenario| !together || scenario.alone);
-        tally.add(run_suite(&lock, suite, bed.as_ref(), rest));
     }
 }
 

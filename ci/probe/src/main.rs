@@ -1,8 +1,8 @@
-//! A stopwatch and a reader of consoles for the bed, linked statically so that it runs in dom0
-//! and in guests.
+//! A stopwatch for the bed, and a reader of consoles and of XenStore, linked statically so that it
+//! runs in dom0 and in guests.
 //!
 //! It measures in one process what a shell could only measure together with the start of
-//! programs. Each result is a line `@@BENCH METRIC NUMBER`; times are nanoseconds.
+//! programs, and waits for events that a shell could only poll for. Each result is a line `@@BENCH METRIC NUMBER`; times are nanoseconds.
 #![deny(unsafe_code)]
 
 mod config;

@@ -16,7 +16,7 @@ swept() {
     guest_must g1 20 'quietly config_dump'
     cp "$OUT" "$DUMPS/$1.guest"
     for pattern in ff 00 55 aa; do
-        guest_must g1 60 "config_sweep $pattern"
+        guest_must g1 180 "config_sweep $pattern"
         raw "$1" "$2" "after-$pattern"
     done
     echo "$3" > "$DUMPS/$1.options"
@@ -38,7 +38,7 @@ start_daemon
 # shellcheck disable=SC2086
 start_pcidom $all
 create_guest g1 --script guest.sh
-guest_must g1 20 'drivers_come 0'
+guest_must g1 20 without_drivers
 
 for name in disk0 net0 card0 sata0; do
     eval "device=\$$name"
@@ -52,9 +52,8 @@ swept net0-permissive "$net0" ,permissive=1
 step "what was denied is named"
 pcidomctl status
 check "no request of g1 timed out" pciback_was_prompt g1
-guest_must g1 20 'drivers_come 1'
 attach g1 "$disk0"
-guest_must g1 60 'nvme_wait disk0 50'
+guest_must g1 60 'modprobe nvme; nvme_wait disk0 50'
 guest_must g1 60 'nvme_read disk0 0 2'
 guest_must g1 20 'config_sweep_denied'
 check "by pcidomctl status, with the exception that would allow it" denied_is_named

@@ -1,9 +1,9 @@
 # The only PCI device that the guest has.
 the_device() { for device in /sys/bus/pci/devices/*; do echo "$device"; done | head -n 1; }
 
-# drivers_come 1, drivers_come 0: a device that comes gets its driver, or stays without. To take
-# the driver away afterwards would be a race with one that is about to begin.
-drivers_come() { echo "$1" > /sys/bus/pci/drivers_autoprobe; }
+# without_drivers: no device that comes gets one. To take it away afterwards would be a race with
+# a driver that is about to begin.
+without_drivers() { rmmod nvme && rmmod e1000e; }
 
 # no_driver: nothing in the guest uses it.
 no_driver() { [ ! -e "$(the_device)/driver" ]; }

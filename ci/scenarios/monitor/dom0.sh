@@ -33,6 +33,7 @@ on_crash = \"preserve\""
         wait_for "crash=$crash_how: COM2 shows $regex" 10 com2_has_since "$com2_from" "$regex"
     done
     xl rename pcidom "crashed-$crash_how"
+    know_domid "crashed-$crash_how"
     xl destroy "crashed-$crash_how" &
 }
 # xl list: the fifth column, where `c` is a domain that has crashed.
