@@ -4,8 +4,11 @@
 # what_is_lent: all that a failed command must not change: the nodes of loans and links,
 # every device's owner in Xen, and the daemon's status.
 what_is_lent() {
-    bed-probe nodes /tool/pcidom '/local/domain/*/pcidom' '/local/domain/*/backend/pci' '/local/domain/*/device/pci' |
-        grep -vE '^/tool/pcidom/generation|^/local/domain/[0-9]+/(pcidom/query|backend/pci =)|^/local/domain/[0-9]+/device/pci =' || true
+    # By itself: of nothing and nothing `diff` would say that they are the same.
+    bed-probe nodes /tool/pcidom '/local/domain/*/pcidom' '/local/domain/*/backend/pci' '/local/domain/*/device/pci' \
+        > /tmp/lent.nodes || fail "XenStore's nodes can't be listed"
+    grep -vE '^/tool/pcidom/generation|^/local/domain/[0-9]+/(pcidom/query|backend/pci =)|^/local/domain/[0-9]+/device/pci =' \
+        /tmp/lent.nodes || true
     xen_debug_keys Q
     grep -oE '[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7] - (d\[?[0-9A-Za-z]+|Dom[0-9A-Za-z]+)' "$KEYS" || true
     # Without pcidom's own counters, which go on.

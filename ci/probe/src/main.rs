@@ -2,7 +2,8 @@
 //! runs in dom0 and in guests.
 //!
 //! It measures in one process what a shell could only measure together with the start of
-//! programs, and waits for events that a shell could only poll for. Each result is a line `@@BENCH METRIC NUMBER`; times are nanoseconds.
+//! programs, and waits for events that a shell could only poll for. Each result is a line
+//! `@@BENCH METRIC NUMBER`; times are nanoseconds.
 #![deny(unsafe_code)]
 
 mod config;
