@@ -293,6 +293,7 @@ mod tests {
                 place: Place::RootPort,
                 properties: vec![],
                 port_properties: vec![],
+                drive_properties: vec![],
             })
             .into()
     }

@@ -16,6 +16,8 @@ pub(crate) struct Device {
     pub(crate) properties: Vec<String>,
     /// And of its root port.
     pub(crate) port_properties: Vec<String>,
+    /// And of the drive behind it.
+    pub(crate) drive_properties: Vec<String>,
 }
 
 /// The kinds of devices that work in the bed.
@@ -159,7 +161,7 @@ impl DeviceKind {
 impl Device {
     /// Reads `NAME nvme 16M`, `NAME ahci 16M`, `NAME e1000e` or `NAME rtl8139`, and properties after it:
     /// `behind=switch`, `behind=bridge` and `with=NAME` say where it is, `port.KEY=VALUE` is
-    /// for its root port, all others are for the device.
+    /// for its root port, `drive.KEY=VALUE` for what keeps its data, all others are for the device.
     pub(crate) fn parse(text: &str) -> Result<Self> {
         let (options, words): (Vec<_>, Vec<_>) =
             text.split_whitespace().partition(|word| word.contains('='));
@@ -188,6 +190,7 @@ impl Device {
             place: Place::RootPort,
             properties: Vec::new(),
             port_properties: Vec::new(),
+            drive_properties: Vec::new(),
         };
         for option in options {
             match option.split_once('=') {
@@ -197,13 +200,19 @@ impl Device {
                     bail!("behind is switch or bridge, not {other}")
                 }
                 Some(("with", first)) => device.place = Place::With(first.to_owned()),
-                _ => match option.strip_prefix("port.") {
-                    Some(property) => device.port_properties.push(property.to_owned()),
-                    None => device.properties.push(option.to_owned()),
-                },
+                _ => device.property(option),
             }
         }
         Ok(device)
+    }
+
+    fn property(&mut self, text: &str) {
+        let (properties, property) = match text.split_once('.') {
+            Some(("port", property)) => (&mut self.port_properties, property),
+            Some(("drive", property)) => (&mut self.drive_properties, property),
+            _ => (&mut self.properties, text),
+        };
+        properties.push(property.to_owned());
     }
 
     /// Refuses a device that is to be with one that does not come before it.
@@ -234,9 +243,11 @@ mod tests {
 
     #[test]
     fn devices_of_their_own_ports_sit_on_consecutive_buses() {
-        let devices = all(&["a e1000e", "b nvme 16M msix_qsize=129 port.hotplug=off"]);
-        assert_eq!(devices[1].properties, ["msix_qsize=129"]);
+        let devices =
+            all(&["a e1000e", "b nvme 16M x-a.b=129 port.hotplug=off drive.c.d=8"]);
+        assert_eq!(devices[1].properties, ["x-a.b=129"]);
         assert_eq!(devices[1].port_properties, ["hotplug=off"]);
+        assert_eq!(devices[1].drive_properties, ["c.d=8"]);
         let spots = spots(&devices);
         let address = |n: usize| (spots[n].address(), spots[n].port.clone());
         assert_eq!(address(0), ("0000:01:00.0".into(), "0000:00:01.0".into()));

@@ -88,24 +88,38 @@ pub(crate) fn describe(
         let name = &device.name;
         let model = match device.kind {
             DeviceKind::Nvme { .. } => {
-                drive(qemu, name, &disk::image(disks, name), "");
+                drive(
+                    qemu,
+                    name,
+                    &disk::image(disks, name),
+                    &listed(&device.drive_properties),
+                );
                 format!("nvme,drive={name},serial={name}")
             }
             DeviceKind::Ahci { .. } => {
-                drive(qemu, name, &disk::image(disks, name), "");
+                drive(
+                    qemu,
+                    name,
+                    &disk::image(disks, name),
+                    &listed(&device.drive_properties),
+                );
                 format!("ich9-ahci,id={name}")
             }
             DeviceKind::E1000e => card(qemu, "e1000e", name),
             DeviceKind::Rtl8139 => card(qemu, "rtl8139", name),
         };
-        let properties: String =
-            device.properties.iter().map(|property| format!(",{property}")).collect();
+        let properties = listed(&device.properties);
         qemu.arg("-device").arg(format!("{model},{}{properties}", spot.properties()));
         if let DeviceKind::Ahci { .. } = device.kind {
             let disk = format!("ide-hd,drive={name},serial={name},bus={name}.0");
             qemu.args(["-device", &disk]);
         }
     }
+}
+
+/// What comes after the first word of one of QEMU's options.
+fn listed(properties: &[String]) -> String {
+    properties.iter().map(|property| format!(",{property}")).collect()
 }
 
 /// The bed's own disks; dom0 tells them apart by their serial numbers. What guests are made of is
