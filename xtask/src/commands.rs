@@ -30,9 +30,9 @@ enum Command {
         /// One Debian release only: `bookworm` (Xen 4.17) or `trixie` (Xen 4.20).
         #[arg(long)]
         suite: Option<String>,
-        /// Both releases at the same time: faster, but what is about deadlines may fail.
+        /// One machine after the other, instead of one for each release at the same time.
         #[arg(long)]
-        together: bool,
+        in_turn: bool,
         /// Run only these scenarios (and no host checks).
         scenarios: Vec<String>,
     },
@@ -149,8 +149,8 @@ impl Cli {
                 Ok(true)
             }
             Command::Test { quick: true, .. } => suites::quick(&workspace),
-            Command::Test { suite, together, scenarios, .. } => {
-                let wish = suites::Wish { suite, together, scenarios };
+            Command::Test { suite, in_turn, scenarios, .. } => {
+                let wish = suites::Wish { suite, in_turn, scenarios };
                 suites::test(&workspace, &wish)
             }
             Command::Demo(suite) => demo::run(&workspace, &suite.suite),

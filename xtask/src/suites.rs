@@ -24,8 +24,8 @@ struct Ready<'a> {
 pub(crate) struct Wish {
     /// Only this one.
     pub(crate) suite: Option<String>,
-    /// The suites' scenarios run at the same time.
-    pub(crate) together: bool,
+    /// The suites' scenarios don't run at the same time.
+    pub(crate) in_turn: bool,
     /// Only these, and nothing else; all of everything if there are none.
     pub(crate) scenarios: Vec<String>,
 }
@@ -56,7 +56,7 @@ pub(crate) fn test(workspace: &Workspace, wish: &Wish) -> Result<bool> {
     thread::scope(|scope| {
         let host = all.then(|| scope.spawn(|| without_xen(workspace)));
         let ready = make_ready(workspace, &suites, &scenarios);
-        run_scenarios(ready, &scenarios, wish.together, &mut tally);
+        run_scenarios(ready, &scenarios, wish.in_turn, &mut tally);
         match host.map(thread::ScopedJoinHandle::join) {
             Some(Ok(of_host)) => tally.add(of_host),
             Some(Err(_)) => tally.failed("host tests", "running them has panicked"),
@@ -105,7 +105,7 @@ type Bench<'a> = (&'a str, Option<Bed>);
 fn run_scenarios(
     ready: Ready<'_>,
     scenarios: &[Scenario],
-    together: bool,
+    in_turn: bool,
     tally: &mut Tally,
 ) {
     for (name, result) in ready.built {
@@ -126,14 +126,14 @@ fn run_scenarios(
         Ok(lock) => lock,
         Err(error) => return tally.failed("scenarios", &format!("{error:#}")),
     };
+    let in_turn = in_turn || beds.len() < 2;
     // These first: the tests on the host take what they leave.
     for (suite, bed) in &beds {
-        let by_themselves =
-            scenarios.iter().filter(|scenario| !together || scenario.alone);
+        let by_themselves = scenarios.iter().filter(|scenario| in_turn || scenario.alone);
         tally.add(run_suite(&lock, suite, bed.as_ref(), by_themselves));
     }
     let beside: Vec<&Scenario> =
-        scenarios.iter().filter(|scenario| together && !scenario.alone).collect();
+        scenarios.iter().filter(|scenario| !in_turn && !scenario.alone).collect();
     if !beside.is_empty() {
         run_lanes(&lock, &beds, &beside, tally);
     }
