@@ -13,7 +13,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 /// since credit2 on emulated CPUs was seen to leave a runnable dom0 off both idle CPUs for
 /// minutes while a domain was created (Xen 4.17, with stock parts only). The last two save
 /// time; an emulated CPU does not speculate.
-const XEN_ARGUMENTS: &str = "console=com1 com1=115200 dom0_mem=1536M,max:1536M \
+const XEN_ARGUMENTS: &str = "console=com1 com1=115200 dom0_mem=512M,max:512M \
     dom0_max_vcpus=1 loglvl=all guest_loglvl=all iommu=verbose,intremap noreboot \
     conring_size=4M sched=credit spec-ctrl=no bootscrub=no";
 

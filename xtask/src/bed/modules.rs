@@ -57,14 +57,16 @@ impl ModuleTable {
             if let Some(parent) = to.parent() {
                 fs::create_dir_all(parent)?;
             }
-            if plain == path {
-                fs::copy(&from, &to)
-                    .with_context(|| format!("cannot copy {}", from.display()))?;
+            let mut module = if plain == path {
+                fs::read(&from)
+                    .with_context(|| format!("cannot read {}", from.display()))?
             } else {
                 // busybox, which loads them, reads no compressed modules.
-                let bytes = process::output(Command::new("xz").args(["-dc"]).arg(&from))?;
-                fs::write(&to, bytes)?;
-            }
+                process::output(Command::new("xz").args(["-dc"]).arg(&from))?
+            };
+            // A kernel without certificates looks at it in vain, for a second in every boot.
+            module.truncate(length_without_signature(&module));
+            fs::write(&to, module)?;
         }
         for name in ["modules.builtin", "modules.builtin.modinfo", "modules.order"] {
             fs::copy(rootfs.path(&inside).join(name), copy.join(name))?;
@@ -72,6 +74,18 @@ impl ModuleTable {
         depmod(scratch, rootfs.kernel())?;
         tree.folder(&inside, &copy)
     }
+}
+
+/// How much of a module comes before its signature: after that are twelve bytes, the last four of which
+/// say how long it is, and a line (`struct module_signature`, Linux).
+fn length_without_signature(module: &[u8]) -> usize {
+    let all = module.len();
+    let Some(rest) = module.strip_suffix(b"~Module signature appended~\n") else {
+        return all;
+    };
+    let Some((rest, length)) = rest.split_last_chunk() else { return all };
+    let signature = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(all);
+    rest.len().checked_sub(8).and_then(|n| n.checked_sub(signature)).unwrap_or(all)
 }
 
 fn depmod(base: &Path, kernel: &str) -> Result<()> {
@@ -106,6 +120,17 @@ fn parse_dependencies(text: &str) -> BTreeMap<String, Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_signature_is_cut_off_and_nothing_else() {
+        let line = b"~Module signature appended~\n";
+        let signed =
+            [b"module".as_slice(), b"sig", &[0; 8], &[0, 0, 0, 3], line].concat();
+        assert_eq!(length_without_signature(&signed), 6);
+        assert_eq!(length_without_signature(b"module"), 6);
+        let lies = [b"sig".as_slice(), &[0; 8], &[0, 0, 0, 4], line].concat();
+        assert_eq!(length_without_signature(&lies), lies.len());
+    }
 
     #[test]
     fn finds_dependencies() {

@@ -157,15 +157,15 @@ fn dom0_tree(suite: &Suite, rootfs: &Rootfs) -> Result<Tree> {
 
 fn guest_tree(rootfs: &Rootfs) -> Result<Tree> {
     let mut tree = Tree::default();
-    add_programs(rootfs, &["usr/bin/setpci".to_owned()], &mut tree)?;
+    add_folders(&mut tree);
     add_busybox(rootfs, &mut tree)?;
     Ok(tree)
 }
 
-/// These are half as large again as a guest's other files, which each start of a guest copies.
+/// These are several times as large as a guest's other files, which each start of a guest copies.
 fn by_hand_tree(rootfs: &Rootfs) -> Result<Tree> {
     let mut tree = Tree::default();
-    let programs = ["lspci", "strace"].map(|name| format!("usr/bin/{name}"));
+    let programs = ["lspci", "setpci", "strace"].map(|name| format!("usr/bin/{name}"));
     add_programs(rootfs, &programs, &mut tree)?;
     tree.file("usr/share/misc/pci.ids", &rootfs.path("usr/share/misc/pci.ids"))?;
     Ok(tree)
@@ -173,14 +173,18 @@ fn by_hand_tree(rootfs: &Rootfs) -> Result<Tree> {
 
 /// Programs with their libraries and the loader.
 fn add_programs(rootfs: &Rootfs, programs: &[String], tree: &mut Tree) -> Result<()> {
-    for folder in ["proc", "sys", "dev", "run", "tmp", "root"] {
-        tree.directory(folder);
-    }
+    add_folders(tree);
     for path in rootfs.libraries(programs)?.iter().chain(programs) {
         tree.file(path, &rootfs.path(path))?;
     }
     let loader = "lib64/ld-linux-x86-64.so.2";
     tree.file(loader, &rootfs.path(loader))
+}
+
+fn add_folders(tree: &mut Tree) {
+    for folder in ["proc", "sys", "dev", "run", "tmp", "root"] {
+        tree.directory(folder);
+    }
 }
 
 /// busybox with a link for each of its commands that nothing better provides.

@@ -36,7 +36,7 @@ pub(crate) struct Scenario {
     pub(crate) types_on_com2: bool,
     /// Whether dom0 gets the frontend that asks what Linux never asks.
     pub(crate) needs_front: bool,
-    /// Whether guests have `lspci`.
+    /// Whether guests have `lspci` and `setpci`.
     pub(crate) lspci: bool,
     /// How many config spaces must be compared with the register table.
     pub(crate) config: usize,
