@@ -128,7 +128,8 @@ io_start() {
     rm -f "$STATE/stop" "$STATE/finished" "$STATE"/written.*
     echo 0 > "$STATE/rounds"
     echo 0 > "$STATE/errors"
-    io_place="$1 $2"
+    # Each command has a shell of its own.
+    echo "$1 $2" > "$STATE/places"
     (
         rounds=0
         errors=0
@@ -161,6 +162,7 @@ io_round() {
     dd if="$disk" bs="$IO_BYTES" skip="$block" count=1 iflag=direct | cmp - "$3" || return 1
     dd if="$disk" of=/dev/null bs=1M count=2 iflag=direct
 }
+
 # io_rounds, io_errors: how many so far.
 io_rounds() { cat "$STATE/rounds"; }
 io_errors() { cat "$STATE/errors"; }
@@ -176,10 +178,11 @@ io_ended() { [ -e "$STATE/finished" ]; }
 io_stop() {
     touch "$STATE/stop"
     wait_until 30 test -e "$STATE/finished" || return 1
+    read -r serial first < "$STATE/places"
     for place in 0 1 2 3; do
         written=$STATE/written.$place
-        [ ! -e "$written" ] || region "${io_place% *}" "$(((${io_place#* } + place) << 20))" "$IO_BYTES" \
-            "$(hash_of < "$written")"
+        [ ! -e "$written" ] ||
+            region "$serial" "$(((first + place) << 20))" "$IO_BYTES" "$(hash_of < "$written")"
     done
     echo "$(io_rounds) rounds, $(io_errors) errors"
     [ "$(io_errors)" -eq 0 ] && [ "$(io_rounds)" -gt 0 ]

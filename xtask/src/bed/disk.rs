@@ -57,6 +57,9 @@ impl XorShift {
     }
 }
 
+/// What a guest's report of one begins with.
+const REGION: &str = "@@REGION ";
+
 /// A part of a drive, as a guest saw it last.
 #[derive(Debug, PartialEq, Eq)]
 struct Region {
@@ -69,7 +72,7 @@ struct Region {
 impl Region {
     /// Reads `@@REGION DISK OFFSET LENGTH SHA256` anywhere in a line of a guest's log.
     fn parse(line: &str) -> Option<Self> {
-        let (_, text) = line.split_once("@@REGION ")?;
+        let (_, text) = line.split_once(REGION)?;
         let mut words = text.split_whitespace();
         let region = Self {
             disk: words.next()?.to_owned(),
@@ -120,7 +123,11 @@ fn last_regions(logs: &Path) -> Result<Vec<Region>> {
         fs::read_dir(logs).with_context(|| format!("cannot read {}", logs.display()))?
     {
         let bytes = fs::read(entry?.path())?;
-        for region in String::from_utf8_lossy(&bytes).lines().filter_map(Region::parse) {
+        let text = String::from_utf8_lossy(&bytes);
+        for line in text.lines().filter(|line| line.contains(REGION)) {
+            let region = Region::parse(line).with_context(|| {
+                format!("a guest reported a region that is none: {line}")
+            })?;
             regions.retain(|r| {
                 (&r.disk, r.offset, r.length)
                     != (&region.disk, region.offset, region.length)
@@ -170,9 +177,15 @@ mod tests {
     }
 
     #[test]
-    fn damaged_reports_do_not_count() {
-        assert_eq!(Region::parse("@@REGION disk0 1 2 abc"), None);
-        assert_eq!(Region::parse("@@REGION disk0 one 2"), None);
-        assert_eq!(Region::parse("nothing"), None);
+    fn a_damaged_report_is_named() {
+        let logs = tempfile::tempdir().unwrap();
+        let sum = "0".repeat(64);
+        for damaged in ["disk0 1 2 abc", "disk0 one 2", &format!(" 1 2 {sum}")] {
+            let line = format!("@@REGION {damaged}");
+            fs::write(logs.path().join("guest-g1.log"), format!("nothing\n{line}\n"))
+                .unwrap();
+            let error = last_regions(logs.path()).unwrap_err().to_string();
+            assert!(error.contains(&line), "{error}");
+        }
     }
 }
