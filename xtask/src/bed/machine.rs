@@ -86,25 +86,13 @@ pub(crate) fn describe(
     for (device, spot) in scenario.devices.iter().zip(device::spots(&scenario.devices)) {
         device::add_ports(qemu, device, spot.root);
         let name = &device.name;
+        if device.kind.disk().is_some() {
+            let options = listed(&device.drive_properties);
+            drive(qemu, name, &disk::image(disks, name), &options);
+        }
         let model = match device.kind {
-            DeviceKind::Nvme { .. } => {
-                drive(
-                    qemu,
-                    name,
-                    &disk::image(disks, name),
-                    &listed(&device.drive_properties),
-                );
-                format!("nvme,drive={name},serial={name}")
-            }
-            DeviceKind::Ahci { .. } => {
-                drive(
-                    qemu,
-                    name,
-                    &disk::image(disks, name),
-                    &listed(&device.drive_properties),
-                );
-                format!("ich9-ahci,id={name}")
-            }
+            DeviceKind::Nvme { .. } => format!("nvme,drive={name},serial={name}"),
+            DeviceKind::Ahci { .. } => format!("ich9-ahci,id={name}"),
             DeviceKind::E1000e => card(qemu, "e1000e", name),
             DeviceKind::Rtl8139 => card(qemu, "rtl8139", name),
         };

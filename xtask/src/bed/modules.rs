@@ -64,7 +64,7 @@ impl ModuleTable {
                 // busybox, which loads them, reads no compressed modules.
                 process::output(Command::new("xz").args(["-dc"]).arg(&from))?
             };
-            // A kernel without certificates looks at it in vain, for a second in every boot.
+            // A kernel without certificates looks at it in vain, in every boot.
             module.truncate(length_without_signature(&module));
             fs::write(&to, module)?;
         }
