@@ -65,9 +65,10 @@ impl Tally {
         self.passed = self.passed.saturating_add(1);
     }
 
-    /// Counts a failure.
+    /// Counts a failure. What is below the first line of `why` is told at the end.
     pub(crate) fn failed(&mut self, name: &str, why: &str) {
-        say(format_args!("FAILED: {name}: {why}"));
+        let first = why.lines().next().unwrap_or_default();
+        say(format_args!("FAILED: {name}: {first}"));
         self.failures.push(format!("{name}: {why}"));
     }
 

@@ -31,6 +31,7 @@ mod ears;
 mod ecam;
 mod ending;
 mod exceptions;
+mod exports;
 mod guest_config;
 mod lease;
 mod leases;

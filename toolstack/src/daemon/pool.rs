@@ -7,8 +7,9 @@ use pcidom_loan::{
 };
 use pcidom_pci::Sbdf;
 use pcidom_script::Pace;
-use pcidom_xenbus::{DomId, XenbusState};
+use pcidom_xenbus::DomId;
 
+use super::exports::{About, Exports};
 use super::loan::Loan;
 use super::pace;
 use super::rights::{self, Taking};
@@ -17,9 +18,6 @@ use super::{Daemon, Env, Failure, Stage, ecam, paths, version};
 use crate::host::{DeviceFacts, HostError};
 use crate::hypervisor::{DEASSIGN, errno};
 use crate::store::Permissions;
-
-/// Devices of one link. xen-pciback's own limit is one bus of 32 slots with 8 functions.
-const MAX_POOL: u32 = 256;
 
 /// Whether a device can be lent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +79,8 @@ pub(super) struct Pcidom {
     /// It was told to shut down, and waits for its loans to end.
     pub(super) stopping: bool,
     pub(super) pool: BTreeMap<Sbdf, PoolDevice>,
+    /// What an earlier daemon left among the pool's nodes is gone.
+    swept: bool,
     /// How much may be said of what it says of itself.
     lines: Pace,
 }
@@ -164,6 +164,7 @@ impl Daemon {
             foreign: None,
             stopping: false,
             pool: BTreeMap::new(),
+            swept: false,
             lines: pace::of_lines(),
         };
         self.pcidoms.insert(domain, pcidom);
@@ -220,9 +221,12 @@ impl Daemon {
         domain: DomId,
         path: &str,
     ) -> Result<(), Failure> {
+        let about = About::of(domain, path);
+        if about == About::Nothing {
+            return Ok(());
+        }
         let scanned = self.scan_pool(env, domain);
-        let entry = path.strip_prefix(&paths::pool_link(domain));
-        let written = entry.is_some_and(|entry| entry.starts_with("/dev-"));
+        let written = about == About::Device;
         let device = if written { env.store.read(path)? } else { None };
         if let Some(device) = device.and_then(|device| device.trim().parse().ok()) {
             // Whatever came of the scan: this event comes once.
@@ -238,7 +242,7 @@ impl Daemon {
         env: &mut Env<'_>,
         domain: DomId,
     ) -> Result<(), Failure> {
-        let exports = read_pool(env, domain)?;
+        let exports = Exports::read(env, domain)?;
         let Some(pcidom) = self.pcidoms.get_mut(&domain) else { return Ok(()) };
         let known = pcidom.pool.keys().copied();
         let gone: Vec<Sbdf> = known.filter(|device| exports.lack(*device)).collect();
@@ -267,9 +271,16 @@ impl Daemon {
         self.sweep_pool_nodes(env, domain)
     }
 
-    /// Pool nodes of devices that left while no daemon ran.
-    fn sweep_pool_nodes(&self, env: &mut Env<'_>, domain: DomId) -> Result<(), Failure> {
-        let Some(pcidom) = self.pcidoms.get(&domain) else { return Ok(()) };
+    /// Removes, once, pool nodes of devices that left while no daemon ran.
+    fn sweep_pool_nodes(
+        &mut self,
+        env: &mut Env<'_>,
+        domain: DomId,
+    ) -> Result<(), Failure> {
+        let Some(pcidom) = self.pcidoms.get_mut(&domain) else { return Ok(()) };
+        if pcidom.swept {
+            return Ok(());
+        }
         let control = paths::control(domain);
         for directory in ["pool", "ecam"].map(|name| format!("{control}/{name}")) {
             for node in env.store.list(&directory)? {
@@ -285,6 +296,7 @@ impl Daemon {
                 }
             }
         }
+        pcidom.swept = true;
         Ok(())
     }
 
@@ -435,9 +447,10 @@ impl Daemon {
             return Ok(());
         }
         if let Some(pcidom) = self.pcidoms.get_mut(&domain) {
-            let entry = pcidom.pool.remove(&device);
+            // As long as this fails it is known, and so tried again.
             env.store.remove(&paths::pool_node(domain, device))?;
             env.store.remove(&paths::ecam_node(domain, device))?;
+            let entry = pcidom.pool.remove(&device);
             if let Some(frame) = entry.and_then(|entry| entry.ecam) {
                 ecam::close(env, domain, device, frame);
             }
@@ -463,51 +476,6 @@ impl Daemon {
         let found = loans.find(|(_, loan)| loan.record.device.0 == device);
         found.map(|(id, loan)| (*id, loan.record.stage))
     }
-}
-
-/// What dom0's end of the A-link says of its devices.
-#[derive(Default)]
-struct Exports {
-    /// It exports them, and does not take them back just now.
-    present: BTreeSet<Sbdf>,
-    /// It takes them back.
-    leaving: BTreeSet<Sbdf>,
-    /// An entry is missing.
-    torn: bool,
-}
-
-impl Exports {
-    /// Whether a device that was there is gone. libxl moves entries in one transaction, but
-    /// xend did it node by node, and counted them last: meanwhile a device that has no entry
-    /// may just be between two of them.
-    fn lack(&self, device: Sbdf) -> bool {
-        !self.present.contains(&device) && (!self.torn || self.leaving.contains(&device))
-    }
-}
-
-fn read_pool(env: &mut Env<'_>, domain: DomId) -> Result<Exports, Failure> {
-    let link = paths::pool_link(domain);
-    let mut exports = Exports::default();
-    env.store.transaction(&mut |nodes| {
-        exports = Exports::default();
-        let count = nodes.read(&format!("{link}/num_devs"))?;
-        let count = count.and_then(|count| count.trim().parse().ok()).unwrap_or(0);
-        for number in 0..MAX_POOL.min(count) {
-            let device = nodes.read(&format!("{link}/dev-{number}"))?;
-            let state = nodes.read(&format!("{link}/state-{number}"))?;
-            let state = XenbusState::parse(state.as_deref());
-            let leaving = matches!(state, XenbusState::Closing | XenbusState::Closed);
-            exports.torn |= device.is_none();
-            if let Some(device) = device.and_then(|d| d.trim().parse().ok()) {
-                match leaving {
-                    true => exports.leaving.insert(device),
-                    false => exports.present.insert(device),
-                };
-            }
-        }
-        Ok(())
-    })?;
-    Ok(exports)
 }
 
 impl Daemon {

@@ -11,6 +11,7 @@ pub(crate) mod device;
 mod disk;
 mod elf;
 mod emulator;
+mod failures;
 mod machine;
 mod modules;
 mod niceness;
@@ -69,7 +70,7 @@ pub(crate) struct Options {
 pub(crate) struct Run {
     /// How it ended.
     pub(crate) verdict: Verdict,
-    /// What failed, if something did and said so.
+    /// What failed and what that printed, if something did and said so.
     pub(crate) why: String,
     /// Its logs.
     pub(crate) folder: PathBuf,

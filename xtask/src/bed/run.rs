@@ -3,6 +3,7 @@
 use super::config;
 use super::console::Event;
 use super::disk;
+use super::failures::Failures;
 use super::machine::{BootFiles, Machine};
 use super::scenario::Scenario;
 use super::verdict::Verdict;
@@ -39,7 +40,7 @@ const SHOWN_LINES: usize = 60;
 pub(crate) struct Ended {
     /// The final verdict.
     pub(crate) verdict: Verdict,
-    /// What led to it, in a line.
+    /// What led to it: what failed, and what that printed.
     pub(crate) why: String,
     /// QEMU was ended by a signal that its own mistakes cause: nothing has been judged.
     pub(crate) emulator_died: bool,
@@ -72,7 +73,7 @@ pub(crate) fn run(
         log: File::create(folder.join("serial.log"))?,
         tail: VecDeque::new(),
         verbose,
-        why: String::new(),
+        failures: Failures::default(),
         closed: false,
         deadline: start + scenario.timeout + GRACE,
         start,
@@ -85,17 +86,20 @@ pub(crate) fn run(
         watch.until_end()?;
     }
     let mut emulator_died = false;
+    let mut why = None;
     if watch.closed {
         let status = machine.ended()?;
         emulator_died = status.signal().is_some_and(|s| OWN_MISTAKES.contains(&s));
-        watch.why = format!("QEMU ended by itself: {status}");
-        progress::line(format_args!("    {}", watch.why));
+        let text = format!("QEMU ended by itself: {status}");
+        progress::line(format_args!("    {text}"));
+        why = Some(text);
     }
     drop(machine);
     // What was measured on another machine than was asked for has not passed.
     if let Ok(error) = mistakes.try_recv() {
-        watch.why = format!("{error:#}");
-        progress::line(format_args!("    FAILED: {}", watch.why));
+        let text = format!("{error:#}");
+        progress::line(format_args!("    FAILED: {text}"));
+        why = Some(text);
         verdict = Verdict::Failure;
     }
     fs::remove_file(&files.initramfs).ok();
@@ -115,8 +119,9 @@ pub(crate) fn run(
                 }
             }
             Err(error) => {
-                watch.why = format!("on the host, {error:#}");
-                progress::line(format_args!("    FAILED: {}", watch.why));
+                let text = format!("on the host, {error:#}");
+                progress::line(format_args!("    FAILED: {text}"));
+                why = Some(text);
                 verdict = Verdict::Failure;
             }
         }
@@ -138,7 +143,8 @@ pub(crate) fn run(
         scenario.name,
         verdict.word()
     ));
-    Ok(Ended { verdict, why: watch.why, emulator_died })
+    let why = why.unwrap_or_else(|| watch.failures.into_text());
+    Ok(Ended { verdict, why, emulator_died })
 }
 
 /// The console as it comes in.
@@ -147,8 +153,7 @@ struct Watch {
     log: File,
     tail: VecDeque<String>,
     verbose: bool,
-    /// The last check that failed.
-    why: String,
+    failures: Failures,
     /// The console is closed: QEMU is gone.
     closed: bool,
     deadline: Instant,
@@ -172,9 +177,7 @@ impl Watch {
             };
             self.record(&line)?;
             let event = Event::parse(&line);
-            if let Some(Event::Check { passed: false, what }) = event {
-                what.clone_into(&mut self.why);
-            }
+            self.failures.hear(&line, event.as_ref());
             match event {
                 Some(Event::End(verdict)) => return Ok(verdict),
                 Some(Event::Panic) if !panicked => {
