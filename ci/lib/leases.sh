@@ -57,6 +57,7 @@ has_no_msi() {
 
 # views_agree GUEST: pcidom, the daemon's record and Xen say the same of the guest's leases:
 # status sees no difference between the first two, and shows the very numbers that key i has.
+# To be waited for, since Xen knows at once what a guest binds, the daemon when pcidom tells.
 views_agree() {
     of=$(domid "$1")
     pcidomctl status | tee /tmp/status.out
@@ -67,5 +68,7 @@ views_agree() {
     xen_debug_keys i
     grep 'PCI-MSI' "$KEYS" | grep -oE "[ ,]d$of: *[0-9]+" | sed 's/.*: *//' | sort -n > /tmp/pirqs.xen
     echo "status: $(xargs < /tmp/pirqs.status); Xen: $(xargs < /tmp/pirqs.xen)"
-    [ -s /tmp/pirqs.xen ] && cmp -s /tmp/pirqs.status /tmp/pirqs.xen
+    [ -s /tmp/pirqs.xen ] && cmp -s /tmp/pirqs.status /tmp/pirqs.xen && return
+    note "not yet: status: $(xargs < /tmp/pirqs.status); Xen: $(xargs < /tmp/pirqs.xen)" >&3
+    return 1
 }

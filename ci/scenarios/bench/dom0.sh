@@ -155,7 +155,7 @@ step "the least memory that serves four guests"
 start_pcidom "$disk0" "$disk1" "$disk2" "$disk3"
 check "pcidom is destroyed" xl destroy pcidom
 ends pcidom 30
-for number in 0 1 2 3; do create_guest "m$number" --mem 192; done
+for number in 0 1 2 3; do create_guest "m$number"; done
 for memory in ${MEMORIES:-2 3 4 5 6 7 8}; do
     note "memory = $memory"
     if serves "$memory"; then

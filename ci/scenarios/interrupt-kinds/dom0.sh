@@ -34,7 +34,7 @@ carries g1 -pcifront-msi ahci 'nvme_verify sata0 8 4'
 for mode in 2:-pcifront-msi-x 0:-pcifront; do
     guest_must g1 60 "card_uses ${mode%%:*}"
     carries g1 "${mode#*:}" ' eth' 'net_ping 3'
-    check "pcidom, the daemon and Xen name the same pirqs" views_agree g1
+    wait_for "pcidom, the daemon and Xen name the same pirqs" 20 views_agree g1
 done
 
 step "a conventional card, which has INTx only"

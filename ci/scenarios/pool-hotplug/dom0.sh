@@ -11,27 +11,37 @@ dom0_has_backend() { ls -d "/sys/devices/pci-$(domid pcidom)-0" "/sys/devices/xe
 # scanned exactly these.
 status_has() {
     pcidomctl status > /tmp/status.out || return 1
+    awk -v wanted="$*" '
+        function has(list, device) { if (device in list || !(device in in_pool)) exit 1; list[device] }
+        BEGIN { count = split(wanted, device, " "); for (n in device) in_pool[device[n]] }
+        /^  [0-9a-f][0-9a-f][0-9a-f][0-9a-f]:/ {
+            if ($2 !~ /^(free|lent)/) exit 1
+            has(daemon, $1); daemons++
+        }
+        /^    pool\/[0-9]+: / {
+            if ($3 " " $4 != "1b36:0010 class") exit 1
+            has(pcidom, $2); pcidoms++
+        }
+        END { if (daemons != count || pcidoms != count) exit 1 }
+    ' /tmp/status.out && return
     cat /tmp/status.out
-    for wanted in "$@"; do echo "$wanted"; done | sort > /tmp/wanted
-    sed -nE 's/^  ([0-9a-f]{4}:[0-9a-f:.]+ [a-z]+).*/\1/p' /tmp/status.out |
-        sed -E 's/ (free|lent)$//' | sort > /tmp/pool.daemon
-    sed -nE 's/^    pool\/[0-9]+: (.*)/\1/p' /tmp/status.out |
-        sed -E 's/^([0-9a-f:.]+) 1b36:0010 class .*/\1/' | sort > /tmp/pool.pcidom
-    cmp /tmp/wanted /tmp/pool.daemon && cmp /tmp/wanted /tmp/pool.pcidom
+    return 1
 }
 
 # ends_are STATE: of both ends of the link to dom0.
 ends_are() {
-    for dir in "$(back_path)" "$(frontend_path pcidom)"; do
-        echo "$dir: $(xenstore-read "$dir/state"), expected $1"
-        [ "$(xenstore-read "$dir/state")" = "$1" ] || return 1
-    done
+    states=$(xenstore-read "$(back_path)/state" "$(frontend_path pcidom)/state")
+    # One a line.
+    states=$(echo $states)
+    echo "the backend and the frontend are in $states"
+    [ "$states" = "$1 $1" ]
 }
 
 # node_is KEY VALUE: of the backend's directory.
 node_is() {
-    echo "$1 is '$(xenstore-read "$(back_path)/$1")', expected '$2'"
-    [ "$(xenstore-read "$(back_path)/$1")" = "$2" ]
+    value=$(xenstore-read "$(back_path)/$1")
+    echo "$1 is '$value', expected '$2'"
+    [ "$value" = "$2" ]
 }
 
 # directory_has BDF...: the entries of the backend's directory are these, in this order, each

@@ -2,7 +2,7 @@
 
 # start_stub: a PV Linux as the stub domain. No driver of its own may touch the drive: DMA would
 # go through the owner's IOMMU context.
-start_stub() { create_guest stub --mem 192 --cmdline 'module_blacklist=nvme'; }
+start_stub() { create_guest stub --cmdline 'module_blacklist=nvme'; }
 
 # start_owner: paused, as a guest is while its stub domain gets what it starts with.
 start_owner() { small_guest owner "$owner_type" 'passthrough = "enabled"' 'on_crash = "destroy"'; }
