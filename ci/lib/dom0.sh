@@ -125,7 +125,7 @@ FAST_BOOT='init_on_alloc=0 lsm= rodata=off rcupdate.rcu_expedited=1 nowatchdog t
 create_guest() {
     name=$1
     shift
-    paused='' memory=128 vcpus=1 more='' script=''
+    paused='' memory=192 vcpus=1 more='' script=''
     : > "/tmp/$name.extra"
     while [ $# -gt 0 ]; do
         case $1 in

