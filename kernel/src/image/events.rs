@@ -4,6 +4,7 @@
 //! and an event stays pending until it is taken, so masking a port here only means leaving
 //! it out.
 
+use alloc::vec::Vec;
 use core::hint;
 use core::time::Duration;
 
@@ -29,22 +30,24 @@ struct Known {
 /// The ports of the image: as many as one `SCHEDOP_poll` takes.
 #[derive(Debug)]
 pub(crate) struct Events {
-    known: [Option<Known>; MAX_POLL_PORTS],
+    /// Those in use, and room for the rest from the start.
+    known: Vec<Known>,
     /// Where the next search begins, so that no port is always first.
     next: usize,
 }
 
 impl Events {
     /// No ports yet.
-    pub(crate) const fn new() -> Self {
-        Self { known: [None; MAX_POLL_PORTS], next: 0 }
+    pub(crate) fn new() -> Self {
+        Self { known: Vec::with_capacity(MAX_POLL_PORTS), next: 0 }
     }
 
     /// Waits for events of `port` too.
     pub(crate) fn add(&mut self, port: Port) -> Result<(), XenError> {
-        let place = self.known.iter_mut().find(|known| known.is_none());
-        let place = place.ok_or(XenError { call: "SCHEDOP_poll", errno: -XEN_ENOSPC })?;
-        *place = Some(Known { port, masked: false });
+        if self.known.len() == MAX_POLL_PORTS {
+            return Err(XenError { call: "SCHEDOP_poll", errno: -XEN_ENOSPC });
+        }
+        self.known.push(Known { port, masked: false });
         Ok(())
     }
 
@@ -110,19 +113,14 @@ impl Events {
 
     /// Leaves `port` out, or not any more.
     pub(crate) fn set_masked(&mut self, port: Port, masked: bool) {
-        let mut known = self.known.iter_mut().flatten();
-        if let Some(known) = known.find(|known| known.port == port) {
+        if let Some(known) = self.known.iter_mut().find(|known| known.port == port) {
             known.masked = masked;
         }
     }
 
     /// `EVTCHNOP_close`
     pub(crate) fn close(&mut self, port: Port) {
-        for place in &mut self.known {
-            if place.is_some_and(|known| known.port == port) {
-                *place = None;
-            }
-        }
+        self.known.retain(|known| known.port != port);
         if let Err(error) = call(&mut evtchn_close { port: port.0 }) {
             log::warn!("port {port}: {error}");
         }
@@ -130,22 +128,19 @@ impl Events {
 
     /// The next port that has fired; its event is taken.
     pub(crate) fn take(&mut self) -> Option<Port> {
-        let count = self.known.len();
-        for step in 0..count {
-            let n = (self.next + step) % count;
-            let Some(&Some(Known { port, masked: false })) = self.known.get(n) else {
-                continue;
-            };
-            if shared::take_pending(port.0) {
-                self.next = n + 1;
-                return Some(port);
+        let (first, then) = self.known.split_at(self.next.min(self.known.len()));
+        let in_turn = (self.next..).zip(then).chain((0..).zip(first));
+        for (index, known) in in_turn {
+            if !known.masked && shared::take_pending(known.port.0) {
+                self.next = index + 1;
+                return Some(known.port);
             }
         }
         None
     }
 
     fn is_any_pending(&self) -> bool {
-        let mut listened = self.known.iter().flatten().filter(|known| !known.masked);
+        let mut listened = self.known.iter().filter(|known| !known.masked);
         listened.any(|known| shared::is_pending(known.port.0))
     }
 
@@ -189,7 +184,7 @@ impl Events {
             return;
         }
         let mut ports = [0; MAX_POLL_PORTS];
-        let listened = self.known.iter().flatten().filter(|known| !known.masked);
+        let listened = self.known.iter().filter(|known| !known.masked);
         let mut count = 0;
         for (place, known) in ports.iter_mut().zip(listened) {
             *place = known.port.0;

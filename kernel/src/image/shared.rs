@@ -55,7 +55,9 @@ pub(crate) fn take_pending(port: u32) -> bool {
     // SAFETY: a word of the pending array in the mapped page, aligned; Xen too changes it
     // only with atomic operations, and the reference ends with this statement.
     let word = unsafe { AtomicU64::from_ptr(word) };
-    word.fetch_and(!bit, Ordering::SeqCst) & bit != 0
+    // A look first: most ports have nothing, and the other one locks the bus.
+    word.load(Ordering::Relaxed) & bit != 0
+        && word.fetch_and(!bit, Ordering::SeqCst) & bit != 0
 }
 
 /// Whether an event of `port` is pending. Does not take it.
