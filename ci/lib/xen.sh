@@ -1,23 +1,10 @@
 # What Xen itself says: its log and its debug keys, taken and read.
 
-# How many lines of Xen's log were taken so far. In a file, since a subshell may take some.
+# How much of Xen's log was taken so far. In a file, since a subshell may take some.
 XEN_MARK=/tmp/xen-mark
 
-# xen_new FILE: what Xen's log has that was not taken before.
-xen_new() {
-    [ -e "$XEN_MARK" ] || echo 0 > "$XEN_MARK"
-    read -r xen_taken < "$XEN_MARK"
-    : > "$1"
-    xl dmesg | awk -v taken="$xen_taken" -v new="$1" -v mark="$XEN_MARK" '
-        NR > taken { print > new }
-        END { print NR > mark }'
-}
-
 # xen_log_begins_anew: Xen's own log is empty; what it had is in FILE.
-xen_log_begins_anew() {
-    xl dmesg -c > "$1"
-    echo 0 > "$XEN_MARK"
-}
+xen_log_begins_anew() { xl dmesg -c > "$1"; }
 
 # no_vtd_fault: Xen has logged no fault of the IOMMU since boot.
 no_vtd_fault() { not grep_xen 'DMAR: ?\[|DMAR: reason|fault addr'; }
@@ -26,10 +13,7 @@ grep_xen() { xl dmesg | grep -iE "$1"; }
 # xen_debug_keys KEY: presses a debug key; what Xen printed since the last one is in the file
 # $KEYS. xl dmesg keeps all of it.
 KEYS=/tmp/xen-keys.txt
-xen_debug_keys() {
-    xl debug-keys "$1"
-    xen_new "$KEYS"
-}
+xen_debug_keys() { bed-probe keys "$1" "$XEN_MARK" > "$KEYS"; }
 
 # device_owner BDF: who owns the device, as key Q shows it: a domid, or IO while it is in
 # quarantine.

@@ -12,10 +12,12 @@ mod crash;
 mod drive;
 mod follow;
 mod nodes;
+mod privcmd;
 mod reaction;
 mod series;
 mod wait;
 mod wakes;
+mod xenlog;
 mod xenstore;
 
 use std::env;
@@ -23,6 +25,9 @@ use std::process::ExitCode;
 
 /// Anything that went wrong, with what it was.
 type Failure = Box<dyn std::error::Error>;
+
+/// The probe itself has failed; a guest's own commands end with less.
+const FAILED: u8 = 126;
 
 const USAGE: &str = "\
 bed-probe config FILE ROUNDS            latency of each kind of access to a config space
@@ -34,12 +39,13 @@ bed-probe until FILE TEXT SECONDS COMMAND...
                                         from the start of COMMAND until FILE has new TEXT
 bed-probe present PATH SECONDS          waits until something is in the folder PATH
 bed-probe answer LOG NUMBER SECONDS OUT what a guest answered to a command, printed and in the
-                                        file OUT; 125: nothing in time
+                                        file OUT; 125: nothing in time, 126: an error
 bed-probe shows LOG REGEX SECONDS       waits until a console shows something
 bed-probe follow LOG NAME               copies a console's lines, each marked with the name
 bed-probe nodes PATH...                 XenStore below these paths, like xenstore-ls -fp; a * in
                                         one is any name
 bed-probe gone PATH SECONDS             waits until XenStore has no such node
+bed-probe keys KEYS MARK                presses Xen's debug keys, and what its log has that is new
 bed-probe crash DOMID                   ends the domain as if it had crashed
 bed-probe wakes TRACE DOMID             how often xentrace saw the domain wake";
 
@@ -50,7 +56,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("bed-probe: {error}");
-            ExitCode::FAILURE
+            ExitCode::from(FAILED)
         }
     }
 }
@@ -77,6 +83,7 @@ fn run(words: &[&str]) -> Result<ExitCode, Failure> {
         ["nodes", paths @ ..] => nodes::print(paths),
         ["gone", path, seconds] => nodes::gone(path, seconds.parse()?),
         ["present", folder, seconds] => reaction::present(folder, seconds.parse()?),
+        ["keys", keys, mark] => xenlog::print(keys, mark),
         ["crash", domain] => crash::crash(domain.parse()?),
         ["wakes", trace, domain] => wakes::count(trace, domain.parse()?),
         _ => Err(USAGE.into()),

@@ -131,7 +131,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let text = running_version(directory.path()).unwrap_err().to_string();
         assert!(text.contains("/sys/hypervisor/version can't be read"), "{text}");
-        assert!(text.contains("run pcidomctl daemon in dom0, with Xen booted"), "{text}");
+        assert!(
+            text.contains(
+                "run pcidomctl daemon in dom0, with Xen booted and sysfs mounted"
+            ),
+            "{text}"
+        );
         std::fs::write(directory.path().join("major"), "4\n").unwrap();
         std::fs::write(directory.path().join("minor"), "17\n").unwrap();
         assert_eq!(running_version(directory.path()).unwrap(), "4.17");

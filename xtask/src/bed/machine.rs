@@ -25,7 +25,8 @@ const CPU: &str = "qemu64,+rdrand";
 /// doubled, since one separates Xen's modules.
 const DOM0_ARGUMENTS: &str = "console=hvc0 rdinit=/init init_on_alloc=0 lsm= rodata=off \
     rcupdate.rcu_expedited=1 nowatchdog tsc=nowatchdog mitigations=off loglevel=5 noreplace-smp \
-    cryptomgr.notests initcall_blacklist=jent_mod_init,,load_system_certificate_list";
+    cryptomgr.notests \
+    initcall_blacklist=jent_mod_init,,crypto_kdf108_init,,init_kprobe_trace,,load_system_certificate_list";
 
 /// Paths of one boot's own files.
 #[derive(Debug)]
