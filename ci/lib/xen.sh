@@ -13,7 +13,11 @@ grep_xen() { xl dmesg | grep -iE "$1"; }
 # xen_debug_keys KEY: presses a debug key; what Xen printed since the last one is in the file
 # $KEYS. xl dmesg keeps all of it.
 KEYS=/tmp/xen-keys.txt
-xen_debug_keys() { bed-probe keys "$1" "$XEN_MARK" > "$KEYS"; }
+xen_debug_keys() {
+    bed-probe keys "$1" "$XEN_MARK" > "$KEYS" || fail "Xen's debug key $1"
+    # Of nothing, any check that something is not there would hold.
+    [ -s "$KEYS" ] || fail "Xen printed nothing for the debug key $1"
+}
 
 # device_owner BDF: who owns the device, as key Q shows it: a domid, or IO while it is in
 # quarantine.

@@ -17,24 +17,18 @@
 )]
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use pcidom_loan::LeaseAnswer;
-use pcidom_pci::fake::{FakeBackend, FakeFunction};
 use pcidom_pci::regs::{command as bits, header, msi, msix};
-use pcidom_pci::{Function, Sbdf};
 use pcidom_sim::daemon::Sabotage;
-use pcidom_sim::linux_guest::Command;
+use pcidom_sim::trace;
 use pcidom_sim::xen::devices::Hand;
-use pcidom_sim::xen::domains::DomainConfig;
 use pcidom_sim::xen::record::Deed;
-use pcidom_sim::{Scene, SimPage, trace};
 use pcidom_toolstack::verb::{Reply, Verb};
-use pcidom_xenbus::pciif::{
-    FRONT_ACTIVE, OpError, RawMsixEntry, RawOp, command, load_msix, load_op, store_msix,
-    store_op, word,
-};
-use pcidom_xenbus::{DomId, Pirq, Port, SharedPage};
+use pcidom_xenbus::Pirq;
+use pcidom_xenbus::pciif::{OpError, RawOp, command, load_msix};
+
+use crate::raw::Raw;
 
 /// What a guest does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,11 +81,7 @@ struct State {
 }
 
 struct Bed {
-    scene: Scene,
-    function: Function,
-    guest: DomId,
-    page: SimPage,
-    port: Port,
+    raw: Raw,
 }
 
 fn same<T: PartialEq + std::fmt::Debug>(what: &str, a: T, b: T) -> Result<(), String> {
@@ -100,51 +90,15 @@ fn same<T: PartialEq + std::fmt::Debug>(what: &str, a: T, b: T) -> Result<(), St
 
 impl Bed {
     fn new(sabotage: Option<Sabotage>) -> Self {
-        let at = Sbdf::new(0, 1, 0, 0).unwrap();
-        let mut scene = Scene::with(1, |world| {
-            let nic = FakeBackend::new(at, FakeFunction::e1000e_losing_state());
-            vec![world.xen().add_device(nic, Some(Pirq(10)))]
-        });
-        scene.serve();
-        let config = DomainConfig { extra_irqs: VECTORS, ..DomainConfig::default() };
-        let guest = scene.xl.create("walker", config);
-        let (xen, store) = (scene.world.xen().clone(), scene.world.store().clone());
-        let linux = pcidom_sim::linux_guest::LinuxGuest::boot(&xen, &store, guest, 1);
-        let linux = scene.world.add(linux);
-        let reply = scene.attach(guest, at);
-        assert!(matches!(reply, Reply::Done { .. }), "{reply:?}");
-        scene.world.run_for(Duration::from_secs(1));
-        // Its kernel has connected the link and leaves the device to us.
-        let found: Vec<_> = linux.borrow().state().found.keys().copied().collect();
-        assert_eq!(found.len(), 1);
-        linux.borrow().command(Command::Unload(found[0]));
-        scene.world.run_for(Duration::from_secs(1));
-        let (page, port) =
-            (linux.borrow().page().unwrap(), linux.borrow().link_port().unwrap());
-        scene.world.remove(&linux);
+        let raw = Raw::lent(VECTORS);
         if let Some(how) = sabotage {
-            scene.daemon.as_ref().unwrap().borrow_mut().sabotage(how);
+            raw.scene.daemon.as_ref().unwrap().borrow_mut().sabotage(how);
         }
-        let function = scene.world.xen().function(at).unwrap();
-        Self { scene, function, guest, page, port }
+        Self { raw }
     }
 
     fn raw(&mut self, op: RawOp, entries: &[u16]) -> Result<RawOp, String> {
-        let entries: Vec<_> = entries
-            .iter()
-            .map(|entry| RawMsixEntry { vector: 0xffff, entry: *entry })
-            .collect();
-        store_op(&self.page, &op);
-        store_msix(&self.page, &entries);
-        self.page.fetch_or(word::FLAGS, FRONT_ACTIVE);
-        let xen = self.scene.world.xen().clone();
-        xen.notify(self.guest, self.port).unwrap();
-        let page = self.page.clone();
-        let answered = |_: &_| page.load(word::FLAGS) & FRONT_ACTIVE == 0;
-        if !self.scene.world.run_until(Duration::from_secs(2), answered) {
-            return Err(format!("no answer to {op:?}"));
-        }
-        Ok(load_op(&self.page))
+        self.raw.ask(&op, entries).ok_or_else(|| format!("no answer to {op:?}"))
     }
 
     fn config(&mut self, cmd: u32, offset: u16, value: u32) -> Result<u32, String> {
@@ -156,21 +110,21 @@ impl Bed {
     }
 
     fn controls(&self) -> [u16; 3] {
-        let msi = self.function.msi.as_ref().unwrap().control();
-        [header::COMMAND, msi, self.function.msix.as_ref().unwrap().control()]
+        let msi = self.raw.function.msi.as_ref().unwrap().control();
+        [header::COMMAND, msi, self.raw.function.msix.as_ref().unwrap().control()]
     }
 
     /// Mappings of the guest's message interrupts by events number `from` and later: all
     /// that were made, and those that are left.
     fn events(&self, from: usize) -> Result<(Vec<Mapping>, Vec<Mapping>), String> {
         let (mut made, mut live) = (Vec::new(), Vec::<Mapping>::new());
-        for record in self.scene.world.xen().records().iter().skip(from) {
+        for record in self.raw.scene.world.xen().records().iter().skip(from) {
             match record.deed {
                 Deed::Map { domain, device, entry, pirq } => {
                     same(
                         "mapped for",
                         (domain, device),
-                        (self.guest, self.function.sbdf),
+                        (self.raw.guest, self.raw.function.sbdf),
                     )?;
                     made.push((entry, pirq));
                     if live.iter().any(|(_, other)| *other == pirq) {
@@ -179,7 +133,7 @@ impl Bed {
                     live.push((entry, pirq));
                 }
                 // Those of the line and of earlier requests are not in the list.
-                Deed::Unmap { domain, pirq } if domain == self.guest => {
+                Deed::Unmap { domain, pirq } if domain == self.raw.guest => {
                     live.retain(|(_, other)| *other != pirq);
                 }
                 _ => {}
@@ -190,8 +144,8 @@ impl Bed {
 
     /// Looks at everything, and checks that it fits together.
     fn look(&mut self) -> Result<State, String> {
-        let xen = self.scene.world.xen().clone();
-        let at = self.function.sbdf;
+        let xen = self.raw.scene.world.xen().clone();
+        let at = self.raw.function.sbdf;
         let (_, live) = self.events(0)?;
         let mut known: Vec<Pirq> = xen.vectors_of(at).iter().map(|(_, p)| *p).collect();
         let mut mapped: Vec<Pirq> = live.iter().map(|(_, pirq)| *pirq).collect();
@@ -199,8 +153,9 @@ impl Bed {
         mapped.sort_unstable();
         same("Xen's own book and its events", &known, &mapped)?;
 
-        let asked = self.scene.ask(|daemon| daemon.ask(Verb::Status { pcidom: None }));
-        let Reply::Status { status } = self.scene.wait_for(asked) else {
+        let asked =
+            self.raw.scene.ask(|daemon| daemon.ask(Verb::Status { pcidom: None }));
+        let Reply::Status { status } = self.raw.scene.wait_for(asked) else {
             return Err("no status".into());
         };
         let loan = status.pcidoms[0].loans.first().ok_or("the loan is over")?;
@@ -217,7 +172,7 @@ impl Bed {
             held.parse().map_err(|error| format!("{held}: {error}"))?;
         same("pcidom's leases and the record", held.result, Ok(record.clone()))?;
         let shown =
-            report.get(&format!("guests/{}/0", self.guest)).ok_or("not served")?;
+            report.get(&format!("guests/{}/0", self.raw.guest)).ok_or("not served")?;
         let pcidom = shown.split(" denied").next().unwrap_or_default().to_owned();
 
         let controls = self.controls();
@@ -264,7 +219,7 @@ impl Bed {
 
     /// Does one operation and checks its answer against what happened in Xen meanwhile.
     fn act(&mut self, op: Op) -> Result<(), String> {
-        let from = self.scene.world.xen().records().len();
+        let from = self.raw.scene.world.xen().records().len();
         let failed = OpError::OpFailed as i32;
         let plain = |cmd| RawOp { cmd, ..RawOp::default() };
         let (mut wanted, mut got) = (Vec::new(), Vec::new());
@@ -278,7 +233,7 @@ impl Bed {
                 same("disable", self.raw(plain(cmd), &[])?.err, 0)?;
                 same(
                     "left mapped",
-                    self.scene.world.xen().vectors_of(self.function.sbdf),
+                    self.raw.scene.world.xen().vectors_of(self.raw.function.sbdf),
                     vec![],
                 )?;
             }
@@ -297,7 +252,7 @@ impl Bed {
                 } else {
                     same("enable MSI-X", (answer.err, answer.value), (0, 0))?;
                     wanted.extend(entries.iter().copied().map(Some));
-                    let told = load_msix(&self.page, entries.len());
+                    let told = load_msix(&self.raw.page, entries.len());
                     got.extend(told.iter().map(|entry| Pirq(entry.vector)));
                 }
             }
@@ -314,13 +269,13 @@ impl Bed {
 
     /// The loan ends by force, whatever state it is in: as many unmaps as maps.
     fn end(mut self) -> Result<(), String> {
-        let (guest, at) = (self.guest, self.function.sbdf);
-        let reply = self.scene.detach(guest, at, true);
+        let (guest, at) = (self.raw.guest, self.raw.function.sbdf);
+        let reply = self.raw.scene.detach(guest, at, true);
         same("detach", matches!(reply, Reply::Done { .. }), true)?;
         let (made, live) = self.events(0)?;
         same("left by the loan", live, vec![])?;
-        same("left in Xen", self.scene.world.xen().vectors_of(at), vec![])?;
-        let unmaps = self.scene.world.xen().records();
+        same("left in Xen", self.raw.scene.world.xen().vectors_of(at), vec![])?;
+        let unmaps = self.raw.scene.world.xen().records();
         let line = Pirq(10);
         let unmaps = unmaps.iter().filter(
             |r| matches!(r.deed, Deed::Unmap { domain, pirq } if domain == guest && pirq != line),
@@ -406,20 +361,21 @@ fn every_sequence_of_up_to_six_operations_keeps_every_invariant() {
 #[test]
 fn a_guest_that_makes_up_counts_does_not_fill_the_log_and_status_has_the_last() {
     let mut bed = Bed::new(None);
-    let begun = bed.scene.world.now();
+    let begun = bed.raw.scene.world.now();
     for value in 1000..1300 {
         let op = RawOp { cmd: command::ENABLE_MSIX, value, ..RawOp::default() };
         assert_eq!(bed.raw(op, &[]).unwrap().err, OpError::OpFailed as i32);
     }
-    let seconds = usize::try_from(bed.scene.world.now().since(begun).as_secs()).unwrap();
+    let seconds =
+        usize::try_from(bed.raw.scene.world.now().since(begun).as_secs()).unwrap();
     let lines = trace::lines();
     let told = lines.iter().filter(|line| line.contains("vectors were asked for"));
     // 64 in a row, and then one a second.
     assert!((1..=seconds + 64).contains(&told.count()), "in {seconds} s");
-    let asked = bed.scene.ask(|daemon| daemon.ask(Verb::Status { pcidom: None }));
-    let Reply::Status { status } = bed.scene.wait_for(asked) else { unreachable!() };
+    let asked = bed.raw.scene.ask(|daemon| daemon.ask(Verb::Status { pcidom: None }));
+    let Reply::Status { status } = bed.raw.scene.wait_for(asked) else { unreachable!() };
     let report = status.pcidoms[0].report.as_ref().unwrap();
-    let shown = &report[&format!("guests/{}", bed.guest)];
+    let shown = &report[&format!("guests/{}", bed.raw.guest)];
     assert!(shown.contains("1299 vectors were asked for"), "{shown}");
 }
 

@@ -21,7 +21,8 @@ const MSIX: u8 = 0x11;
 /// The conventional part of a config space, which the sweep reads.
 const SWEPT: usize = 256;
 
-/// Accesses between two looks at the clock. In a PV guest a look is a system call through Xen,
+/// Accesses between two looks at the clock, an even number since writes have two values by turns.
+/// In a PV guest a look is a system call through Xen,
 /// which takes up to a third of what one access takes.
 const AT_ONCE: u32 = 8;
 

@@ -45,7 +45,8 @@ bed-probe follow LOG NAME               copies a console's lines, each marked wi
 bed-probe nodes PATH...                 XenStore below these paths, like xenstore-ls -fp; a * in
                                         one is any name
 bed-probe gone PATH SECONDS             waits until XenStore has no such node
-bed-probe keys KEYS MARK                presses Xen's debug keys, and what its log has that is new
+bed-probe keys KEYS MARK                presses Xen's debug keys, and prints what its log has that
+                                        was not taken before
 bed-probe crash DOMID                   ends the domain as if it had crashed
 bed-probe wakes TRACE DOMID             how often xentrace saw the domain wake";
 

@@ -1,5 +1,5 @@
-//! Xen's debug keys and its log: what `xl debug-keys` and `xl dmesg` do, in one process that is
-//! there in a tenth of the time of one of them, and only what was not taken before.
+//! Xen's debug keys and its log: what `xl debug-keys` and `xl dmesg` do, in one process that has no
+//! libraries to load, and only what was not taken before.
 #![expect(unsafe_code, reason = "hypercalls")]
 
 use std::fs;

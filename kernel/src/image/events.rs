@@ -30,7 +30,7 @@ struct Known {
 /// The ports of the image: as many as one `SCHEDOP_poll` takes.
 #[derive(Debug)]
 pub(crate) struct Events {
-    /// Those in use, and room for the rest from the start.
+    /// Those in use. Its room is there from the start: the heap is the same with and without guests.
     known: Vec<Known>,
     /// Where the next search begins, so that no port is always first.
     next: usize,

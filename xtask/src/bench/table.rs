@@ -88,7 +88,7 @@ impl Measurements {
         let _ = writeln!(
             out,
             "\n{:46} {:>5} {:>10} {:>10} {:>6}  stock from..to, pcidom from..to",
-            "median of rounds", "", "stock", "pcidom", "ratio"
+            "median of turns", "", "stock", "pcidom", "ratio"
         );
         for line in COMPARED {
             let (stock, lent) =
