@@ -71,14 +71,16 @@ rangeset() {
 # device_needs BDF: what the device consists of, as `LOW HIGH RANGESET` lines, decimal.
 device_needs() {
     # Six BARs and the ROM. Of the flags, bit 9 is memory and bit 8 is ports.
-    head -n 7 "/sys/bus/pci/devices/$1/resource" | while read -r low high flags; do
+    needs_left=7
+    while [ "$needs_left" -gt 0 ] && read -r low high flags; do
+        needs_left=$((needs_left - 1))
         if [ "$((flags & 0x200))" -ne 0 ]; then
             echo "$((low >> 12)) $((high >> 12)) I/O Memory"
         elif [ "$((flags & 0x100))" -ne 0 ]; then
             echo "$((low)) $((high)) I/O Ports"
         fi
-    done
-    gsi=$(cat "/sys/bus/pci/devices/$1/irq")
+    done < "/sys/bus/pci/devices/$1/resource"
+    read -r gsi < "/sys/bus/pci/devices/$1/irq"
     echo "$gsi $gsi Interrupts"
 }
 
@@ -86,22 +88,46 @@ device_needs() {
 # `some` or `none` of it.
 rights() {
     take_rights
-    # A domain Xen does not list would look like one without rights.
-    rangesets "$1" | grep -q '^I/O Memory' || { echo "Xen lists no domain $1"; return 1; }
-    device_needs "$2" | while read -r low high name; do
-        held=none
-        while read -r from to; do
-            [ -n "$from" ] || continue
-            if [ "$from" -le "$low" ] && [ "$to" -ge "$high" ]; then
-                held=all
-            elif [ "$from" -le "$high" ] && [ "$to" -ge "$low" ] && [ "$held" = none ]; then
-                held=some
-            fi
-        done << RANGES
-$(rangeset "$1" "$name")
-RANGES
-        printf '%s: %s %x-%x\n' "$held" "$name" "$low" "$high"
-    done
+    device_needs "$2" > /tmp/device.needs
+    # Xen prints all but interrupts in hex.
+    awk -v d="$1" '
+        function number(digits, base,    n, i) {
+            for (i = 1; i <= length(digits); i++)
+                n = n * base + index("0123456789abcdef", substr(digits, i, 1)) - 1
+            return n + 0
+        }
+        NR == FNR {
+            low[NR] = $1; high[NR] = $2; held[NR] = "none"; parts = NR
+            sub(/^[0-9]+ [0-9]+ /, ""); name[NR] = $0
+            next
+        }
+        / Rangesets belonging to domain / { mine = ($0 ~ "domain " d ":"); next }
+        mine && /[{]/ {
+            sub(/^[(]XEN[)] */, "")
+            split($0, half, /[{}]/)
+            set = half[1]; sub(/ +$/, "", set)
+            listed = listed || set == "I/O Memory"
+            base = set == "Interrupts" ? 10 : 16
+            gsub(/ /, "", half[2])
+            ranges = split(half[2], range, ",")
+            for (r = 1; r <= ranges; r++) {
+                ends = split(range[r], end, "-")
+                from = number(end[1], base); to = number(end[ends], base)
+                for (n = 1; n <= parts; n++) {
+                    if (name[n] != set) continue
+                    if (from <= low[n] && to >= high[n]) held[n] = "all"
+                    else if (from <= high[n] && to >= low[n] && held[n] == "none") held[n] = "some"
+                }
+            }
+            next
+        }
+        { mine = 0 }
+        END {
+            # A domain Xen does not list would look like one without rights.
+            if (!listed) { print "Xen lists no domain " d; exit 1 }
+            for (n = 1; n <= parts; n++) printf "%s: %s %x-%x\n", held[n], name[n], low[n], high[n]
+        }
+    ' /tmp/device.needs "$RIGHTS"
 }
 
 # has_rights DOMID BDF: the domain may use all of the device.

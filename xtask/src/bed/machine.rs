@@ -21,9 +21,10 @@ const XEN_ARGUMENTS: &str = "console=com1 com1=115200 dom0_mem=512M,max:512M \
 /// Linux gathers them for a second or two otherwise.
 const CPU: &str = "qemu64,+rdrand";
 
-/// What comes after the first two saves seconds of each boot, and no test is about it. A comma is
+/// What comes after the first two saves seconds of each boot, and no test is about it: of those,
+/// one or two by bounce buffers of 8 MiB instead of 64, which Xen makes contiguous. A comma is
 /// doubled, since one separates Xen's modules.
-const DOM0_ARGUMENTS: &str = "console=hvc0 rdinit=/init init_on_alloc=0 lsm= rodata=off \
+const DOM0_ARGUMENTS: &str = "console=hvc0 rdinit=/init swiotlb=4096 init_on_alloc=0 lsm= rodata=off \
     rcupdate.rcu_expedited=1 nowatchdog tsc=nowatchdog mitigations=off loglevel=5 noreplace-smp \
     cryptomgr.notests \
     initcall_blacklist=jent_mod_init,,crypto_kdf108_init,,init_kprobe_trace,,load_system_certificate_list";
