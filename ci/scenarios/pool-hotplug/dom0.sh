@@ -152,8 +152,7 @@ xend_reconfigure() {
         [ "$(xenstore-read "$back/state-$number")" != 5 ] || closing=yes
         if [ "$closing" = yes ] || [ "$kept" -ne "$number" ]; then
             for key in dev vdev state uuid opts vdevfn key; do
-                xenstore-exists "$back/$key-$number" || continue
-                held=$(xenstore-read "$back/$key-$number")
+                held=$(xenstore-read "$back/$key-$number" 2> /dev/null) || continue
                 xenstore-rm "$back/$key-$number"
                 [ "$closing" = yes ] || xenstore-write "$back/$key-$kept" "$held"
             done

@@ -6,18 +6,28 @@ PORTS="$net0_port $disk1_port $net2_port $card0_port $net4_port"
 
 # Cache Line Size: nothing but a reset clears it, and pcidom never writes it back.
 MARK=40
-mark() { for function in "$@"; do setpci -s "$function" "CACHE_LINE_SIZE=$MARK"; done; }
-marked() { [ "$(setpci -s "$1" CACHE_LINE_SIZE)" = "$MARK" ]; }
+# shellcheck disable=SC2046 # words
+mark() { setpci $(of_each "CACHE_LINE_SIZE=$MARK" "$@"); }
 cleared() { [ "$(setpci -s "$1" CACHE_LINE_SIZE)" = 00 ]; }
+
+# of_each REGISTER BDF...: what setpci has to be told, which is not started for each of them.
+of_each() {
+    register=$1
+    shift
+    for function in "$@"; do printf -- '-s %s %s ' "$function" "$register"; done
+}
 
 # only_cleared BDF...: these functions have been reset, and no other.
 only_cleared() {
+    # shellcheck disable=SC2046,SC2086 # words, and a list
+    setpci $(of_each CACHE_LINE_SIZE $FUNCTIONS) > /tmp/lines
     for function in $FUNCTIONS; do
+        read -r line <&6 || { echo "$function does not answer"; return 1; }
         case " $* " in
-            *" $function "*) cleared "$function" || { echo "$function was not reset"; return 1; } ;;
-            *) marked "$function" || { echo "$function was reset, too"; return 1; } ;;
+            *" $function "*) [ "$line" = 00 ] || { echo "$function was not reset: $line"; return 1; } ;;
+            *) [ "$line" = "$MARK" ] || { echo "$function was reset, too: $line"; return 1; } ;;
         esac
-    done
+    done 6< /tmp/lines
 }
 
 # says WORDS COMMAND...: the command works and says that.
@@ -46,18 +56,19 @@ resets() {
 
 # quiet BDF: memory decode is on, bus mastering off, and the BARs are there.
 quiet() {
-    command=$(setpci -s "$1" COMMAND)
-    bars=$(setpci -s "$1" BASE_ADDRESS_0)
-    echo "COMMAND $command, BAR0 $bars, was $(cat "/tmp/bar0.$1")"
-    [ $((0x$command & 6)) -eq 2 ] && [ "$bars" = "$(cat "/tmp/bar0.$1")" ]
+    setpci -s "$1" COMMAND BASE_ADDRESS_0 > /tmp/quiet
+    { read -r command && read -r bars; } < /tmp/quiet || return 1
+    read -r bar0 < "/tmp/bar0.$1"
+    echo "COMMAND $command, BAR0 $bars, was $bar0"
+    [ $((0x$command & 6)) -eq 2 ] && [ "$bars" = "$bar0" ]
 }
 
-# dump FILE: the config space of everything, as the hardware has it.
+# dump FILE: the config spaces of everything, one after the other, as the hardware has them.
 dump() {
-    for function in $FUNCTIONS $PORTS; do
-        echo "$function"
-        od -An -tx1 -v "/sys/bus/pci/devices/$function/config"
-    done > "$1"
+    spaces=''
+    for function in $FUNCTIONS $PORTS; do spaces="$spaces /sys/bus/pci/devices/$function/config"; done
+    # shellcheck disable=SC2086 # a list
+    od -Ax -tx1 -v $spaces > "$1"
 }
 
 # refused WORDS COMMAND...: fails with these words, and no config space has changed by one byte.
@@ -111,8 +122,11 @@ resets "secondary bus reset at $card0_port" '' "$card0"
 resets "secondary bus reset at $net4_port" '' "$net4"
 
 step "the same without a reset keeps the register"
-create_guest g1 --script guest.sh
+# The first one starts while the second is made.
+create_guest g1 --paused --script guest.sh
+xl unpause g1
 create_guest g2 --script guest.sh
+guest_ready g1
 # shellcheck disable=SC2086
 mark $FUNCTIONS
 refuses "$net3_port" pcidomctl attach g1 "$net3"
