@@ -181,13 +181,24 @@ pirqs_of() {
 # has_pirq DOMID: whether the domain has bound any pirq.
 has_pirq() { pirqs_of "$1"; }
 
-# no_zombies: xl list shows no dead, dying or nameless domain.
+# no_zombies: xl list shows no dead, dying or nameless domain, or none that stays: Xen frees a dead
+# domain's memory for a while after xl has forgotten it.
+DYING_MS=10000
 no_zombies() {
-    xl list > /tmp/domains || return 1
-    cat /tmp/domains
-    not awk_zombie
+    now
+    zombies_until=$((NOW + DYING_MS))
+    while zombies; do
+        now
+        [ "$NOW" -lt "$zombies_until" ] || return 1
+        pause "$LONGEST_PAUSE"
+    done
 }
-awk_zombie() {
+
+# zombies: whether there is one; prints the list.
+zombies() {
+    # A list that can't be had may hold one.
+    xl list > /tmp/domains || return 0
+    cat /tmp/domains
     awk -v ending="$ENDING" '
         NR > 1 && ($1 == "(null)" || $5 ~ /d/ || ($5 ~ /[sc]/ && index(ending, " " $1 " ") == 0)) { f = 1 }
         END { exit !f }' /tmp/domains
